@@ -1,0 +1,1250 @@
+/**
+ * Length-prefixed framing: frames to bytes and bytes to frames, without I/O.
+ *
+ * A frame is a length field and a payload. By default the length is an
+ * unsigned 64-bit big-endian integer that counts the payload's bytes:
+ *
+ * ```text
+ *   8 bytes                   5 bytes
+ * +-------------------------+-----------+
+ * | 00 00 00 00 00 00 00 05 | h e l l o |
+ * +-------------------------+-----------+
+ * ```
+ *
+ * {@linkcode FrameOptions} describes other layouts in the terms of Netty's
+ * `LengthFieldBasedFrameDecoder` and tokio-util's `LengthDelimitedCodec`:
+ *
+ * ```text
+ *    lengthFieldOffset   lengthFieldLength   field value + lengthAdjustment
+ * +---------------------+-------------------+-------------------------------+
+ * |  bytes before it    |   length field    |     bytes after the field     |
+ * +---------------------+-------------------+-------------------------------+
+ * |<------- initialBytesToStrip ----------->|<--------- the frame --------->|
+ * ```
+ *
+ * {@linkcode FrameDecoder} and {@linkcode FrameEncoder} do the work;
+ * {@linkcode FrameReader}, {@linkcode FrameWriter} and the two streams are
+ * thin shells that add a source or a sink. This module uses web-standard APIs
+ * only, so it runs in browsers, Node and Bun as well as in Deno.
+ *
+ * @example Encode, cut anywhere, decode
+ * ```ts
+ * import { encodeFrame, FrameDecoder } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const wire = encodeFrame(new TextEncoder().encode("hello"));
+ * assertEquals(wire.length, 8 + 5);
+ *
+ * const decoder = new FrameDecoder();
+ * decoder.push(wire.subarray(0, 10));
+ * assertEquals(decoder.decode(), null);
+ * decoder.push(wire.subarray(10));
+ * assertEquals(new TextDecoder().decode(decoder.decode()!), "hello");
+ * decoder.finish();
+ * ```
+ *
+ * @module
+ */
+
+import { concat } from "@std/bytes";
+
+/** Default of {@linkcode FrameOptions.maxFrameLength}: large enough for most
+ * messages, small enough that one peer cannot exhaust a process. */
+const DEFAULT_MAX_FRAME_LENGTH = 16 * 1024 * 1024;
+
+/** The first room of a decoder, and what an idle one waits with: a pending
+ * read pins its buffer, and servers have thousands of silent connections. */
+const MIN_ROOM = 2 * 1024;
+
+/** The most room kept after a read that did not fill what it was offered: a
+ * connection that falls silent after a burst holds no more than this. */
+const MAX_IDLE_ROOM = 16 * 1024;
+
+/** The most room offered for reads of many frames; beyond it, a larger read
+ * saves no measurable time. */
+const MAX_ROOM = 64 * 1024;
+
+/** Room smaller than this is not worth a read of its own. */
+const LEAST_ROOM = 256;
+
+/** A frame's memory grows to at most this many times the bytes of it that
+ * have arrived. Four copies a third of the frame at most; two would copy all
+ * of it, and more would reserve more on a stranger's word. */
+const GROWTH = 4;
+
+/** Size of the blocks that outgoing small frames are copied into. */
+const SLAB_SIZE = 64 * 1024;
+
+/** Payloads up to this size are copied next to their header, so that many
+ * leave in one write; larger ones are written from where they stand. */
+const COPY_LIMIT = 16 * 1024;
+
+/** Of a larger payload so much is sent along with the header: a header alone
+ * would cost the peer a read, and a packet where Nagle's algorithm is off. */
+const LEAD_LENGTH = 8 * 1024;
+
+/** Reads or writes in a row that report 0 bytes before it is an error, as in
+ * Go's `io.ErrNoProgress`; a source or sink that does so would spin. */
+const MAX_EMPTY_TRIES = 100;
+
+const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+
+/**
+ * The layout of a frame on the wire. Both sides agree on it beforehand.
+ *
+ * @example MongoDB: four bytes, little endian, that count themselves
+ * ```ts
+ * import { encodeFrame, type FrameOptions } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mongodb: FrameOptions = {
+ *   lengthFieldLength: 4,
+ *   byteOrder: "little",
+ *   lengthAdjustment: -4,
+ * };
+ * assertEquals(
+ *   encodeFrame(new Uint8Array([1, 2, 3]), mongodb),
+ *   new Uint8Array([7, 0, 0, 0, 1, 2, 3]),
+ * );
+ * ```
+ */
+export interface FrameOptions {
+  /**
+   * Width of the length field in bytes: 1, 2, 3, 4 or 8.
+   *
+   * @default {8}
+   */
+  lengthFieldLength?: 1 | 2 | 3 | 4 | 8;
+  /**
+   * Byte order of the length field.
+   *
+   * @default {"big"}
+   */
+  byteOrder?: "big" | "little";
+  /**
+   * Bytes that stand before the length field, 0 to 65535.
+   *
+   * @default {0}
+   */
+  lengthFieldOffset?: number;
+  /**
+   * Added to the field's value to get the number of bytes after the field;
+   * negative where the field counts itself or what stands before it.
+   *
+   * @default {0}
+   */
+  lengthAdjustment?: number;
+  /**
+   * Bytes dropped from the front of each decoded frame; 0 keeps the header.
+   *
+   * @default {lengthFieldOffset + lengthFieldLength}
+   */
+  initialBytesToStrip?: number;
+  /**
+   * Most bytes allowed after the length field, after adjustment: the same
+   * when decoding and when encoding.
+   *
+   * @default {16777216}
+   */
+  maxFrameLength?: number;
+}
+
+/** What every error about a frame extends. After one, a stream of frames
+ * cannot be read on: close the connection. */
+export class FrameError extends Error {
+  /** Makes the error; `options` may carry a `cause`. */
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "FrameError";
+  }
+}
+
+/** A frame is longer than {@linkcode FrameOptions.maxFrameLength}. */
+export class FrameTooLargeError extends FrameError {
+  /** Bytes after the length field, as announced or as given to encode; a
+   * bigint where a number could not hold it exactly. */
+  readonly length: number | bigint;
+  /** The limit in bytes that it exceeds. */
+  readonly limit: number;
+
+  /** Makes the error from the announced length and the limit, in bytes. */
+  constructor(length: number | bigint, limit: number) {
+    super(`Frame of ${length} bytes exceeds the limit of ${limit}`);
+    this.name = "FrameTooLargeError";
+    this.length = length;
+    this.limit = limit;
+  }
+}
+
+/** A length field says less than zero bytes after adjustment, or less than
+ * is to be stripped; or a payload's length cannot be written in the field. */
+export class InvalidFrameLengthError extends FrameError {
+  /** The offending length in bytes: of the frame after the length field when
+   * decoding, of the payload when encoding. */
+  readonly length: number;
+
+  /** Makes the error with the offending length in bytes. */
+  constructor(message: string, length: number) {
+    super(message);
+    this.name = "InvalidFrameLengthError";
+    this.length = length;
+  }
+}
+
+/** The bytes ended inside a frame. */
+export class TruncatedFrameError extends FrameError {
+  /** Bytes that the frame takes on the wire, header included; the header's
+   * alone where the end came inside it. */
+  readonly expected: number;
+  /** Bytes of it that were received. */
+  readonly received: number;
+
+  /** Makes the error from the figures, in bytes. */
+  constructor(expected: number, received: number) {
+    super(`Frame of ${expected} bytes ended after ${received}`);
+    this.name = "TruncatedFrameError";
+    this.expected = expected;
+    this.received = received;
+  }
+}
+
+/**
+ * Encodes one payload as one frame.
+ *
+ * The first `lengthFieldOffset` bytes of the payload go before the length
+ * field, the rest after it. The result has a buffer of its own, which the
+ * caller may keep or transfer; the payload is copied.
+ *
+ * @param payload The bytes to frame.
+ * @param options The layout of the frame.
+ * @returns The frame as it goes on the wire.
+ * @throws {FrameTooLargeError} If more than `maxFrameLength` bytes come after
+ * the length field.
+ * @throws {InvalidFrameLengthError} If the length field cannot express the
+ * length, or the payload is shorter than `lengthFieldOffset`.
+ *
+ * @example PostgreSQL: a type byte, then four bytes that count themselves
+ * ```ts
+ * import { encodeFrame } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const query = new TextEncoder().encode("QSELECT 1\0");
+ * assertEquals(
+ *   encodeFrame(query, {
+ *     lengthFieldOffset: 1,
+ *     lengthFieldLength: 4,
+ *     lengthAdjustment: -4,
+ *   }),
+ *   new TextEncoder().encode("Q\0\0\0\x0dSELECT 1\0"),
+ * );
+ * ```
+ */
+export function encodeFrame(
+  payload: Uint8Array,
+  options?: FrameOptions,
+): Uint8Array<ArrayBuffer> {
+  const layout = resolveLayout(options);
+  const body = checkPayload(layout, payload);
+  const frame = new Uint8Array(layout.headerLength + body);
+  writeHeader(layout, frame, 0, payload, body);
+  frame.set(payload.subarray(layout.offset), layout.headerLength);
+  return frame;
+}
+
+/**
+ * Turns bytes, in whatever pieces they come, into frames.
+ *
+ * It does no I/O. Bytes go in through {@linkcode FrameDecoder.push}, or
+ * without a copy through {@linkcode FrameDecoder.space} and
+ * {@linkcode FrameDecoder.advance}; frames come out of
+ * {@linkcode FrameDecoder.decode} or by iterating.
+ *
+ * - A frame before a bad one is delivered before the error; then the error is
+ *   sticky: every later call throws it.
+ * - A length is judged before memory is reserved for it, and memory grows
+ *   only with bytes that have arrived: to at most four times their number,
+ *   or 64 KiB.
+ * - Work is linear in the bytes, whatever their chunking.
+ * - A frame handed out is a view on memory that is never written again. It
+ *   may share that memory with its neighbours (at most 64 KiB, or the chunk
+ *   that was pushed): keeping one view keeps all of it alive. Take a `slice()`
+ *   to keep little for long, or before transferring its buffer elsewhere.
+ *
+ * @example Fill its room straight from a source
+ * ```ts
+ * import { encodeFrame, FrameDecoder } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const source = encodeFrame(new Uint8Array([1, 2, 3]));
+ * const decoder = new FrameDecoder();
+ * const room = decoder.space();
+ * room.set(source);
+ * decoder.advance(source.length);
+ * assertEquals([...decoder], [new Uint8Array([1, 2, 3])]);
+ * ```
+ */
+export class FrameDecoder {
+  readonly #layout: Layout;
+  /** Memory that is being filled. Bytes before `#end` are never written
+   * again, since views on them may have been handed out. */
+  #chunk: Uint8Array<ArrayBuffer> = EMPTY;
+  /** The held bytes are `#chunk[#start, #end)`. */
+  #start = 0;
+  #end = 0;
+  /** Bytes on the wire of the frame that starts at `#start`, judged; 0 while
+   * its header has not been read. */
+  #frameLength = 0;
+  /** The room that the next chunk should have, learnt from the reads. */
+  #roomWanted = MIN_ROOM;
+  /** How much the last read brought. */
+  #lastRead = 0;
+  #error: unknown = undefined;
+  #failed = false;
+
+  /**
+   * Makes a decoder for frames of one layout.
+   *
+   * @param options The layout of the frames.
+   * @throws {TypeError | RangeError} If an option is of the wrong type or out
+   * of its range.
+   */
+  constructor(options?: FrameOptions) {
+    this.#layout = resolveLayout(options);
+  }
+
+  /** Number of bytes held: pushed, and not yet handed out as frames. */
+  get buffered(): number {
+    return this.#end - this.#start;
+  }
+
+  /**
+   * Takes bytes. They are copied: the chunk stays the caller's.
+   *
+   * @param chunk The next bytes of the stream.
+   * @throws {FrameError} The sticky error, if an earlier call failed.
+   */
+  push(chunk: Uint8Array): void {
+    this.#throwIfFailed();
+    if (!(chunk instanceof Uint8Array)) {
+      throw new TypeError(
+        `Chunk must be a Uint8Array, received ${describe(chunk)}`,
+      );
+    }
+    if (chunk.length > this.#chunk.length - this.#end) {
+      const held = this.#end - this.#start;
+      // Growing in proportion keeps the copying linear. A frame in progress
+      // gets no more than itself; frames that nobody decodes double.
+      const grown = held < this.#frameLength
+        ? Math.min(this.#frameLength, GROWTH * held)
+        : 2 * held;
+      this.#move(Math.max(held + chunk.length, MIN_ROOM, grown));
+    }
+    this.#chunk.set(chunk, this.#end);
+    this.#end += chunk.length;
+  }
+
+  /**
+   * Writable room for the next bytes of the stream, never empty, to be filled
+   * from its front and then reported with {@linkcode FrameDecoder.advance}.
+   *
+   * It grows while reads come back full and shrinks when they do not, so that
+   * a silent connection waits with little memory; the rest of a payload larger
+   * than the room is offered memory of that payload's own. The room is the
+   * decoder's and is the caller's to write until the next call of `push` or
+   * `space`.
+   *
+   * @throws {FrameError} The sticky error, if an earlier call failed.
+   */
+  space(): Uint8Array<ArrayBuffer> {
+    this.#throwIfFailed();
+    const held = this.#end - this.#start;
+    const room = this.#chunk.length - this.#end;
+    const wanted = this.#roomWanted;
+    if (held < this.#frameLength) {
+      if (this.#frameLength > this.#chunk.length - this.#start) {
+        // The frame does not fit where it stands. It moves once enough of it
+        // has arrived to pay for all of it, or when the room is used up.
+        const size = this.#frameLength <= wanted
+          ? wanted
+          : Math.min(this.#frameLength, Math.max(wanted, GROWTH * held));
+        if (size >= this.#frameLength || room < LEAST_ROOM) this.#move(size);
+      }
+    } else if (
+      room < Math.max(LEAST_ROOM, Math.min(this.#lastRead, wanted)) ||
+      (held === 0 && this.#chunk.length > 4 * wanted)
+    ) {
+      this.#move(Math.max(wanted, 2 * held));
+    }
+    return this.#end === 0 ? this.#chunk : this.#chunk.subarray(this.#end);
+  }
+
+  /**
+   * Says how many bytes of the room were filled, from its front.
+   *
+   * @param n Number of bytes, 0 to the length of the room.
+   * @throws {RangeError} If `n` is not such a number.
+   * @throws {FrameError} The sticky error, if an earlier call failed.
+   */
+  advance(n: number): void {
+    this.#throwIfFailed();
+    const room = this.#chunk.length - this.#end;
+    checkCount("Advanced bytes", n, room);
+    if (n === 0) return;
+    this.#end += n;
+    this.#lastRead = n;
+    // A full read says that more is waiting, unless the room ended with a
+    // frame. Any other says that this was all, and that the next may be long
+    // in coming.
+    this.#roomWanted = n === room && this.buffered !== this.#frameLength
+      ? Math.min(MAX_ROOM, Math.max(this.#roomWanted, n) * GROWTH)
+      : n <= MIN_ROOM
+      ? MIN_ROOM
+      : n >= MAX_IDLE_ROOM
+      ? MAX_IDLE_ROOM
+      : 2 ** (32 - Math.clz32(n - 1));
+  }
+
+  /**
+   * Takes the next whole frame.
+   *
+   * @returns The frame, without its first `initialBytesToStrip` bytes, or
+   * `null` when more bytes are needed. It is a view on memory that is never
+   * written again: keep it, and see the class for what that keeps alive.
+   * @throws {FrameTooLargeError} If a length exceeds `maxFrameLength`.
+   * @throws {InvalidFrameLengthError} If a length is less than zero after
+   * adjustment, or less than what is to be stripped.
+   */
+  decode(): Uint8Array<ArrayBuffer> | null {
+    this.#throwIfFailed();
+    const start = this.#start;
+    const held = this.#end - start;
+    let length = this.#frameLength;
+    if (length === 0) {
+      if (held < this.#layout.headerLength) return null;
+      try {
+        length = readFrameLength(this.#layout, this.#chunk, start);
+      } catch (error) {
+        throw this.#fail(error);
+      }
+      this.#frameLength = length;
+    }
+    if (held < length) return null;
+    this.#frameLength = 0;
+    this.#start = start + length;
+    const frame = this.#chunk.subarray(
+      start + this.#layout.strip,
+      this.#start,
+    );
+    if (this.#start === this.#chunk.length) {
+      // Used up: let go of it, so that only the frames keep it alive.
+      this.#chunk = EMPTY;
+      this.#start = this.#end = 0;
+    }
+    return frame;
+  }
+
+  /** Yields what is whole, as {@linkcode FrameDecoder.decode} does. */
+  *[Symbol.iterator](): IterableIterator<Uint8Array<ArrayBuffer>> {
+    for (let f = this.decode(); f !== null; f = this.decode()) yield f;
+  }
+
+  /**
+   * Says that the stream has ended. Whole frames that are still held can be
+   * decoded before or after this call.
+   *
+   * @throws {TruncatedFrameError} If bytes of an unfinished frame remain.
+   * @throws {FrameError} The sticky error, if an earlier call failed.
+   */
+  finish(): void {
+    this.#throwIfFailed();
+    let at = this.#start;
+    try {
+      while (at < this.#end) {
+        const held = this.#end - at;
+        const { headerLength } = this.#layout;
+        if (held < headerLength) {
+          throw new TruncatedFrameError(headerLength, held);
+        }
+        const length = readFrameLength(this.#layout, this.#chunk, at);
+        if (held < length) throw new TruncatedFrameError(length, held);
+        at += length;
+      }
+    } catch (error) {
+      // Whole frames before it are still to be delivered, then the error.
+      if (at === this.#start) this.#fail(error);
+      throw error;
+    }
+  }
+
+  /** Goes on in new memory of `size` bytes; only unfinished bytes are copied. */
+  #move(size: number): void {
+    const chunk = new Uint8Array(size);
+    chunk.set(this.#chunk.subarray(this.#start, this.#end));
+    this.#end -= this.#start;
+    this.#start = 0;
+    this.#chunk = chunk;
+  }
+
+  #fail(error: unknown): unknown {
+    this.#failed = true;
+    this.#error = error;
+    this.#chunk = EMPTY;
+    this.#start = this.#end = 0;
+    return error;
+  }
+
+  #throwIfFailed(): void {
+    if (this.#failed) throw this.#error;
+  }
+}
+
+/**
+ * Turns payloads into bytes to write: the counterpart of
+ * {@linkcode FrameDecoder}, without I/O.
+ *
+ * Payloads go in through {@linkcode FrameEncoder.push}; the bytes to write
+ * are in {@linkcode FrameEncoder.chunk}, and {@linkcode FrameEncoder.advance}
+ * says how many of them a write has taken.
+ *
+ * - Small frames are gathered into one chunk as they come, so that they can
+ *   leave in one write.
+ * - A payload over 16 KiB is not copied but for its first 8 KiB: it must not
+ *   change until it has been written.
+ * - An encoder with nothing to write holds no memory.
+ *
+ * @example Two frames, one write
+ * ```ts
+ * import { FrameEncoder } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const encoder = new FrameEncoder({ lengthFieldLength: 1 });
+ * encoder.push(new Uint8Array([10]));
+ * encoder.push(new Uint8Array([20, 21]));
+ * assertEquals(encoder.chunk(), new Uint8Array([1, 10, 2, 20, 21]));
+ * encoder.advance(5);
+ * assertEquals(encoder.chunk(), null);
+ * ```
+ */
+export class FrameEncoder {
+  readonly #layout: Layout;
+  /** Pieces that nothing more is added to, to be written before the open
+   * one; empty but for large payloads and interleaved encoders. */
+  #sealed: Uint8Array[] = [];
+  /** The open piece: `#slab[#start, #end)`. It grows in place for as long as
+   * no other encoder has taken the bytes behind it. */
+  #slab: Uint8Array<ArrayBuffer> = EMPTY;
+  #start = 0;
+  #end = 0;
+  #buffered = 0;
+  /** Length of the last chunk given out, the most that may be advanced. */
+  #offered = 0;
+
+  /**
+   * Makes an encoder for frames of one layout.
+   *
+   * @param options The layout of the frames.
+   * @throws {TypeError | RangeError} If an option is of the wrong type or out
+   * of its range.
+   */
+  constructor(options?: FrameOptions) {
+    this.#layout = resolveLayout(options);
+  }
+
+  /** Number of bytes, headers included, that are still to be written. */
+  get buffered(): number {
+    return this.#buffered;
+  }
+
+  /**
+   * Queues one payload as one frame. Up to 16 KiB are copied; what is larger
+   * is referred to and must not change until it has been written.
+   *
+   * @param payload The bytes to frame.
+   * @returns The number of bytes that the frame takes on the wire.
+   * @throws {FrameTooLargeError} As {@linkcode encodeFrame}; nothing is
+   * queued then.
+   * @throws {InvalidFrameLengthError} Likewise.
+   */
+  push(payload: Uint8Array): number {
+    const layout = this.#layout;
+    const body = checkPayload(layout, payload);
+    const length = layout.headerLength + body;
+    const copied = body <= COPY_LIMIT ? length : layout.headerLength +
+      LEAD_LENGTH;
+    const at = this.#reserve(copied);
+    const slab = this.#slab;
+    writeHeader(layout, slab, at, payload, body);
+    const bodyAt = at + layout.headerLength;
+    if (copied === length) {
+      if (body <= 64 && layout.offset === 0) {
+        // Below some 64 bytes a loop beats `set`, which costs a call.
+        for (let i = 0; i < body; i++) slab[bodyAt + i] = payload[i]!;
+      } else {
+        slab.set(
+          layout.offset === 0 ? payload : payload.subarray(layout.offset),
+          bodyAt,
+        );
+      }
+    } else {
+      const cut = layout.offset + LEAD_LENGTH;
+      slab.set(payload.subarray(layout.offset, cut), bodyAt);
+      this.#seal();
+      this.#sealed.push(payload.subarray(cut));
+    }
+    this.#buffered += length;
+    return length;
+  }
+
+  /**
+   * The next bytes to write, or `null` when nothing is left. The view stays
+   * good until it is advanced over; its memory is not reused after that.
+   */
+  chunk(): Uint8Array | null {
+    let chunk: Uint8Array | null = null;
+    if (this.#sealed.length > 0) {
+      this.#seal();
+      this.#merge();
+      chunk = this.#sealed[0]!;
+    } else if (this.#end > this.#start) {
+      chunk = this.#slab.subarray(this.#start, this.#end);
+    }
+    this.#offered = chunk === null ? 0 : chunk.length;
+    return chunk;
+  }
+
+  /**
+   * Says how many bytes of the last chunk were written, from its front.
+   *
+   * @param n Number of bytes, 0 to the length of that chunk.
+   * @throws {RangeError} If `n` is not such a number.
+   */
+  advance(n: number): void {
+    checkCount("Written bytes", n, this.#offered);
+    this.#offered -= n;
+    this.#buffered -= n;
+    const head = this.#sealed[0];
+    if (head === undefined) {
+      this.#start += n;
+      if (this.#start === this.#end) this.#slab = EMPTY;
+    } else if (n < head.length) {
+      this.#sealed[0] = head.subarray(n);
+    } else {
+      this.#sealed.shift();
+    }
+  }
+
+  /** Takes `n` bytes of the shared slab for the open piece; returns where. */
+  #reserve(n: number): number {
+    if (n > slab.length - slabUsed) {
+      slab = new Uint8Array(Math.max(SLAB_SIZE, n));
+      slabUsed = 0;
+    }
+    if (this.#slab !== slab || this.#end !== slabUsed) {
+      this.#seal();
+      this.#slab = slab;
+      this.#start = slabUsed;
+    }
+    const at = slabUsed;
+    slabUsed += n;
+    this.#end = slabUsed;
+    return at;
+  }
+
+  /** Closes the open piece. */
+  #seal(): void {
+    if (this.#end > this.#start) {
+      this.#sealed.push(this.#slab.subarray(this.#start, this.#end));
+    }
+    this.#slab = EMPTY;
+    this.#start = this.#end = 0;
+  }
+
+  /** Joins the small pieces at the front, so that they leave in one write. */
+  #merge(): void {
+    let count = 0;
+    let length = 0;
+    for (const piece of this.#sealed) {
+      if (piece.length > COPY_LIMIT || length + piece.length > SLAB_SIZE) break;
+      length += piece.length;
+      count++;
+    }
+    if (count < 2) return;
+    this.#sealed.splice(0, count, concat(this.#sealed.slice(0, count)));
+  }
+}
+
+/** Where all encoders of a process take room for small frames. A byte of it is
+ * written once; a used-up slab lives only as long as a view on it. So an idle
+ * encoder holds nothing, and nobody allocates per frame. */
+let slab: Uint8Array<ArrayBuffer> = EMPTY;
+let slabUsed = 0;
+
+/** What {@linkcode FrameReader} reads from: `Deno.Conn` is one. */
+export interface FrameSource {
+  /**
+   * Reads up to `p.length` bytes into `p`.
+   *
+   * @returns The number of bytes read, or `null` at the end.
+   */
+  read(p: Uint8Array<ArrayBuffer>): Promise<number | null>;
+}
+
+/**
+ * Reads frames from anything with a `read`, such as a `Deno.Conn`.
+ *
+ * - Calls of {@linkcode FrameReader.read} are served in the order they came.
+ * - An error of the source or in the bytes is sticky.
+ * - An end between frames is a clean end; anywhere else it is a
+ *   {@linkcode TruncatedFrameError}.
+ *
+ * @example Read until the end
+ * ```ts
+ * import { encodeFrame, FrameReader } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const bytes = [encodeFrame(new Uint8Array([1])), encodeFrame(new Uint8Array())];
+ * const source = {
+ *   read(p: Uint8Array) {
+ *     const chunk = bytes.shift();
+ *     if (chunk !== undefined) p.set(chunk);
+ *     return Promise.resolve(chunk?.length ?? null);
+ *   },
+ * };
+ * const payloads = await Array.fromAsync(new FrameReader(source));
+ * assertEquals(payloads, [new Uint8Array([1]), new Uint8Array()]);
+ * ```
+ */
+export class FrameReader {
+  readonly #source: FrameSource;
+  readonly #decoder: FrameDecoder;
+  /** Reads asked for and not settled, and the last of them. */
+  #pending = 0;
+  #last: Promise<unknown> | undefined;
+  #ended = false;
+  #failed = false;
+  #error: unknown = undefined;
+
+  /**
+   * Makes a reader; it reads nothing before it is asked.
+   *
+   * @param source What to read from.
+   * @param options The layout of the frames.
+   * @throws {TypeError | RangeError} If an option is of the wrong type or out
+   * of its range.
+   */
+  constructor(source: FrameSource, options?: FrameOptions) {
+    this.#source = source;
+    this.#decoder = new FrameDecoder(options);
+  }
+
+  /**
+   * Reads the next frame.
+   *
+   * @returns The payload, as {@linkcode FrameDecoder.decode} gives it, or
+   * `null` at a clean end.
+   * @throws {FrameError} If the bytes are no frames, or end inside one.
+   * @throws The source's own error, if it fails.
+   */
+  read(): Promise<Uint8Array<ArrayBuffer> | null> {
+    const next = () => this.#read();
+    // A lone read starts at once; others wait for the one before them.
+    const result = this.#pending++ === 0
+      ? next()
+      : this.#last!.then(next, next);
+    this.#last = result;
+    return result;
+  }
+
+  /** Yields every frame up to a clean end. Leaving the loop early leaves the
+   * source open, and a later read goes on where it stopped. */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<
+    Uint8Array<ArrayBuffer>
+  > {
+    for (let f = await this.read(); f !== null; f = await this.read()) yield f;
+  }
+
+  async #read(): Promise<Uint8Array<ArrayBuffer> | null> {
+    try {
+      if (this.#failed) throw this.#error;
+      for (let empty = 0;;) {
+        const frame = this.#decoder.decode();
+        if (frame !== null || this.#ended) return frame;
+        const n = await this.#source.read(this.#decoder.space());
+        if (n === null) {
+          this.#ended = true;
+          this.#decoder.finish();
+        } else {
+          this.#decoder.advance(n);
+          empty = checkProgress("read", n, empty);
+        }
+      }
+    } catch (error) {
+      this.#failed = true;
+      this.#error = error;
+      throw error;
+    } finally {
+      this.#pending--;
+    }
+  }
+}
+
+/** What {@linkcode FrameWriter} writes to: `Deno.Conn` is one. */
+export interface FrameSink {
+  /**
+   * Writes some or all bytes of `p`, and does not keep `p`.
+   *
+   * @returns The number of bytes written.
+   */
+  write(p: Uint8Array): Promise<number>;
+}
+
+/**
+ * Writes frames to anything with a `write`, such as a `Deno.Conn`.
+ *
+ * - Frames leave in the order of the calls, one write of the sink at a time;
+ *   short writes are completed.
+ * - Frames queued in one turn, or while a write is under way, leave together
+ *   in one write where they fit.
+ * - When a write fails, everything queued is rejected with its error, and so
+ *   is all that comes later.
+ * - A payload belongs to the writer until its promise has settled: do not
+ *   change it before.
+ *
+ * @example Two frames, one write
+ * ```ts
+ * import { FrameWriter } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const writes: number[] = [];
+ * const sink = {
+ *   write: (p: Uint8Array) => Promise.resolve(writes.push(p.length) && p.length),
+ * };
+ * const writer = new FrameWriter(sink);
+ * await Promise.all([
+ *   writer.write(new Uint8Array(3)),
+ *   writer.write(new Uint8Array(4)),
+ * ]);
+ * assertEquals(writes, [8 + 3 + 8 + 4]);
+ * ```
+ */
+export class FrameWriter {
+  readonly #sink: FrameSink;
+  readonly #encoder: FrameEncoder;
+  /** Callers in the order of their frames. */
+  #first: PendingWrite | null = null;
+  #last: PendingWrite | null = null;
+  /** Position in the stream behind the last frame queued. */
+  #queued = 0;
+  #flushing = false;
+  #failed = false;
+  #error: unknown = undefined;
+
+  /**
+   * Makes a writer.
+   *
+   * @param sink What to write to. Nobody else may write to it meanwhile.
+   * @param options The layout of the frames.
+   * @throws {TypeError | RangeError} If an option is of the wrong type or out
+   * of its range.
+   */
+  constructor(sink: FrameSink, options?: FrameOptions) {
+    this.#sink = sink;
+    this.#encoder = new FrameEncoder(options);
+  }
+
+  /**
+   * Writes one payload as one frame.
+   *
+   * @param payload The bytes to frame; not to be changed before the promise
+   * has settled.
+   * @returns Once the sink has taken the whole frame.
+   * @throws {FrameTooLargeError} As {@linkcode encodeFrame}; nothing of the
+   * frame is written then, and the writer lives on.
+   * @throws {InvalidFrameLengthError} Likewise.
+   * @throws The sink's own error, if it fails or has failed before.
+   */
+  write(payload: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#failed) throw this.#error;
+      this.#queued += this.#encoder.push(payload);
+      const pending = { end: this.#queued, resolve, reject, next: null };
+      if (this.#last === null) this.#first = pending;
+      else this.#last.next = pending;
+      this.#last = pending;
+      if (!this.#flushing) {
+        this.#flushing = true;
+        // Whatever else this turn writes goes along.
+        queueMicrotask(() => this.#flush());
+      }
+    });
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      for (let empty = 0;;) {
+        const chunk = this.#encoder.chunk();
+        if (chunk === null) break;
+        const n = await this.#sink.write(chunk);
+        this.#encoder.advance(n);
+        empty = checkProgress("write", n, empty);
+        const written = this.#queued - this.#encoder.buffered;
+        while (this.#first !== null && this.#first.end <= written) {
+          this.#first.resolve();
+          this.#first = this.#first.next;
+        }
+        if (this.#first === null) this.#last = null;
+      }
+    } catch (error) {
+      this.#failed = true;
+      this.#error = error;
+      for (let p = this.#first; p !== null; p = p.next) p.reject(error);
+      this.#first = this.#last = null;
+    }
+    this.#flushing = false;
+  }
+}
+
+interface PendingWrite {
+  /** Position in the stream behind the frame. */
+  end: number;
+  resolve(): void;
+  reject(error: unknown): void;
+  next: PendingWrite | null;
+}
+
+/**
+ * A stream of bytes in, a stream of frames out.
+ *
+ * A frame is decoded when the reader asks for it, so a slow reader holds back
+ * the writer even where one chunk carries a thousand frames, and the frames
+ * before a bad one are delivered before the error.
+ *
+ * @example Decode a piped stream
+ * ```ts
+ * import { encodeFrame, FrameDecoderStream } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const bytes = ReadableStream.from([
+ *   encodeFrame(new Uint8Array([1])),
+ *   encodeFrame(new Uint8Array([2])),
+ * ]);
+ * const frames = bytes.pipeThrough(new FrameDecoderStream());
+ * assertEquals(await Array.fromAsync(frames), [
+ *   new Uint8Array([1]),
+ *   new Uint8Array([2]),
+ * ]);
+ * ```
+ */
+export class FrameDecoderStream
+  extends TransformStream<Uint8Array, Uint8Array<ArrayBuffer>> {
+  /** The frames. */
+  declare readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
+
+  /**
+   * Makes a stream.
+   *
+   * @param options The layout of the frames.
+   * @throws {TypeError | RangeError} If an option is of the wrong type or out
+   * of its range.
+   */
+  constructor(options?: FrameOptions) {
+    const decoder = new FrameDecoder(options);
+    // The base passes the bytes on as they are; its readable end is replaced.
+    // A transform that enqueued its frames could not keep the promise above:
+    // an error drops whatever its queue still holds.
+    super();
+    const bytes = this.readable.getReader();
+    const readable = new ReadableStream<Uint8Array<ArrayBuffer>>({
+      async pull(controller) {
+        try {
+          for (;;) {
+            const frame = decoder.decode();
+            if (frame !== null) return controller.enqueue(frame);
+            const { done, value } = await bytes.read();
+            if (done) {
+              decoder.finish();
+              return controller.close();
+            }
+            decoder.push(value);
+          }
+        } catch (error) {
+          // The writing side learns of it too; when it was the one that
+          // failed, this does nothing.
+          bytes.cancel(error).catch(noop);
+          throw error;
+        }
+      },
+      cancel: (reason) => bytes.cancel(reason),
+    }, { highWaterMark: 0 });
+    Object.defineProperty(this, "readable", { value: readable });
+  }
+}
+
+/**
+ * A stream of payloads in, a stream of frames as bytes out: one chunk for each
+ * payload, with a buffer of its own.
+ *
+ * @example Encode a piped stream
+ * ```ts
+ * import { FrameEncoderStream } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const payloads = ReadableStream.from([new Uint8Array([7])]);
+ * const bytes = payloads.pipeThrough(
+ *   new FrameEncoderStream({ lengthFieldLength: 2 }),
+ * );
+ * assertEquals(await Array.fromAsync(bytes), [new Uint8Array([0, 1, 7])]);
+ * ```
+ */
+export class FrameEncoderStream
+  extends TransformStream<Uint8Array, Uint8Array<ArrayBuffer>> {
+  /**
+   * Makes a stream.
+   *
+   * @param options The layout of the frames.
+   * @throws {TypeError | RangeError} If an option is of the wrong type or out
+   * of its range.
+   */
+  constructor(options?: FrameOptions) {
+    resolveLayout(options);
+    super({
+      transform(payload, controller) {
+        controller.enqueue(encodeFrame(payload, options));
+      },
+    });
+  }
+}
+
+/** {@linkcode FrameOptions}, checked and completed. */
+interface Layout {
+  readonly width: number;
+  readonly little: boolean;
+  readonly offset: number;
+  readonly adjustment: number;
+  readonly strip: number;
+  readonly maxLength: number;
+  /** Bytes up to the end of the length field. */
+  readonly headerLength: number;
+  /** The largest value that the field can hold exactly. */
+  readonly maxValue: number;
+}
+
+const DEFAULT_LAYOUT: Layout = resolveLayout({});
+
+function resolveLayout(options?: FrameOptions): Layout {
+  if (options === undefined) return DEFAULT_LAYOUT;
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(
+      `Options must be an object, received ${describe(options)}`,
+    );
+  }
+  const {
+    lengthFieldLength: width = 8,
+    byteOrder = "big",
+    lengthFieldOffset: offset = 0,
+    lengthAdjustment: adjustment = 0,
+    maxFrameLength: maxLength = DEFAULT_MAX_FRAME_LENGTH,
+  } = options;
+  checkOption("lengthFieldLength", width, 1, 8);
+  if (width > 4 && width < 8) {
+    throw new RangeError(
+      `Option lengthFieldLength must be 1, 2, 3, 4 or 8, received ${width}`,
+    );
+  }
+  if (byteOrder !== "big" && byteOrder !== "little") {
+    const ErrorClass = typeof byteOrder === "string" ? RangeError : TypeError;
+    throw new ErrorClass(
+      `Option byteOrder must be "big" or "little", received ${
+        describe(byteOrder)
+      }`,
+    );
+  }
+  checkOption("lengthFieldOffset", offset, 0, 0xffff);
+  const { MIN_SAFE_INTEGER: lowest, MAX_SAFE_INTEGER: highest } = Number;
+  checkOption("lengthAdjustment", adjustment, lowest, highest);
+  checkOption("maxFrameLength", maxLength, 0, highest);
+  const headerLength = offset + width;
+  const { initialBytesToStrip: strip = headerLength } = options;
+  checkOption("initialBytesToStrip", strip, 0, highest);
+  return {
+    width,
+    little: byteOrder === "little",
+    offset,
+    adjustment,
+    strip,
+    maxLength,
+    headerLength,
+    maxValue: width === 8 ? highest : 2 ** (8 * width) - 1,
+  };
+}
+
+/**
+ * Judges a payload that is to be encoded: it accepts what
+ * {@linkcode readFrameLength} accepts, and the reverse.
+ *
+ * @returns The number of bytes after the length field.
+ */
+function checkPayload(layout: Layout, payload: Uint8Array): number {
+  if (!(payload instanceof Uint8Array)) {
+    throw new TypeError(
+      `Payload must be a Uint8Array, received ${describe(payload)}`,
+    );
+  }
+  const body = payload.length - layout.offset;
+  if (body < 0) {
+    throw new InvalidFrameLengthError(
+      `Payload of ${payload.length} bytes lacks the ${layout.offset} that stand before the length field`,
+      payload.length,
+    );
+  }
+  if (body > layout.maxLength) {
+    throw new FrameTooLargeError(body, layout.maxLength);
+  }
+  const value = body - layout.adjustment;
+  if (value < 0 || value > layout.maxValue) {
+    throw new InvalidFrameLengthError(
+      `Length field of ${layout.width} bytes cannot hold ${value}`,
+      payload.length,
+    );
+  }
+  checkStrip(layout, body);
+  return body;
+}
+
+/**
+ * Reads and judges the header at `at`, which is all there.
+ *
+ * @returns The number of bytes that the frame takes on the wire.
+ */
+function readFrameLength(layout: Layout, chunk: Uint8Array, at: number) {
+  const value = readLengthField(layout, chunk, at + layout.offset);
+  if (typeof value === "bigint") {
+    throw new FrameTooLargeError(
+      value + BigInt(layout.adjustment),
+      layout.maxLength,
+    );
+  }
+  const body = value + layout.adjustment;
+  if (body > layout.maxLength) {
+    throw new FrameTooLargeError(
+      Number.isSafeInteger(body)
+        ? body
+        : BigInt(value) + BigInt(layout.adjustment),
+      layout.maxLength,
+    );
+  }
+  if (body < 0) {
+    throw new InvalidFrameLengthError(
+      `Length field of ${value} with an adjustment of ${layout.adjustment} leaves ${body} bytes`,
+      body,
+    );
+  }
+  checkStrip(layout, body);
+  return layout.headerLength + body;
+}
+
+function checkStrip(layout: Layout, body: number): void {
+  const length = layout.headerLength + body;
+  if (length < layout.strip) {
+    throw new InvalidFrameLengthError(
+      `Frame of ${length} bytes is shorter than the ${layout.strip} to strip`,
+      body,
+    );
+  }
+}
+
+/** Reads a length field. Only a value that a number cannot hold exactly comes
+ * back as a bigint: the two halves are looked at before any arithmetic. */
+function readLengthField(
+  { width, little }: Layout,
+  chunk: Uint8Array,
+  at: number,
+): number | bigint {
+  if (width === 8) {
+    const first = readUint(chunk, at, 4, little);
+    const second = readUint(chunk, at + 4, 4, little);
+    const high = little ? second : first;
+    const low = little ? first : second;
+    if (high > 0x1f_ffff) return (BigInt(high) << 32n) | BigInt(low);
+    return high * 2 ** 32 + low;
+  }
+  return readUint(chunk, at, width, little);
+}
+
+function readUint(
+  chunk: Uint8Array,
+  at: number,
+  width: number,
+  little: boolean,
+): number {
+  let value = 0;
+  for (let i = 0; i < width; i++) {
+    value = value * 256 + chunk[little ? at + width - 1 - i : at + i]!;
+  }
+  return value;
+}
+
+/** Writes what stands before the length field, and the field. */
+function writeHeader(
+  { width, little, offset, adjustment }: Layout,
+  frame: Uint8Array,
+  at: number,
+  payload: Uint8Array,
+  body: number,
+): void {
+  for (let i = 0; i < offset; i++) frame[at + i] = payload[i]!;
+  let value = body - adjustment;
+  for (let i = 0; i < width; i++) {
+    frame[at + offset + (little ? i : width - 1 - i)] = value % 256;
+    value = Math.floor(value / 256);
+  }
+}
+
+function checkOption(
+  name: string,
+  value: unknown,
+  min: number,
+  max: number,
+): void {
+  if (typeof value !== "number") {
+    throw new TypeError(
+      `Option ${name} must be a number, received ${describe(value)}`,
+    );
+  }
+  if (!Number.isInteger(value) || value < min || value > max) {
+    throw new RangeError(
+      `Option ${name} must be an integer from ${min} to ${max}, received ${value}`,
+    );
+  }
+}
+
+function checkCount(what: string, n: number, max: number): void {
+  if (!Number.isInteger(n) || n < 0 || n > max) {
+    throw new RangeError(
+      `${what} must be an integer from 0 to ${max}, received ${describe(n)}`,
+    );
+  }
+}
+
+/** Counts the tries in a row that moved nothing. */
+function checkProgress(what: string, n: number, empty: number): number {
+  if (n > 0) return 0;
+  if (empty + 1 === MAX_EMPTY_TRIES) {
+    throw new Error(
+      `No progress: ${MAX_EMPTY_TRIES} calls of ${what} in a row moved 0 bytes`,
+    );
+  }
+  return empty + 1;
+}
+
+/** Names a value in an error message. */
+function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "bigint") return `${value}n`;
+  if (typeof value === "object" && value !== null) {
+    return value.constructor?.name ?? "an object";
+  }
+  return typeof value === "function" ? "a function" : String(value);
+}
+
+function noop(): void {}
