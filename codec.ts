@@ -243,12 +243,7 @@ export function encodeFrame(
   payload: Uint8Array,
   options?: FrameOptions,
 ): Uint8Array<ArrayBuffer> {
-  const layout = resolveLayout(options);
-  const body = checkPayload(layout, payload);
-  const frame = new Uint8Array(layout.headerLength + body);
-  writeHeader(layout, frame, 0, payload, body);
-  frame.set(payload.subarray(layout.offset), layout.headerLength);
-  return frame;
+  return encode(resolveLayout(options), payload);
 }
 
 /**
@@ -1006,10 +1001,10 @@ export class FrameEncoderStream
    * of its range.
    */
   constructor(options?: FrameOptions) {
-    resolveLayout(options);
+    const layout = resolveLayout(options);
     super({
       transform(payload, controller) {
-        controller.enqueue(encodeFrame(payload, options));
+        controller.enqueue(encode(layout, payload));
       },
     });
   }
@@ -1076,6 +1071,14 @@ function resolveLayout(options?: FrameOptions): Layout {
     headerLength,
     maxValue: width === 8 ? highest : 2 ** (8 * width) - 1,
   };
+}
+
+function encode(layout: Layout, payload: Uint8Array): Uint8Array<ArrayBuffer> {
+  const body = checkPayload(layout, payload);
+  const frame = new Uint8Array(layout.headerLength + body);
+  writeHeader(layout, frame, 0, payload, body);
+  frame.set(payload.subarray(layout.offset), layout.headerLength);
+  return frame;
 }
 
 /**
