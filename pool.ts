@@ -1,0 +1,1761 @@
+/**
+ * A pool of resources that are costly to open: connections, workers, handles.
+ *
+ * ```
+ *                 get, tryGet                       put
+ *   callers ───────────────────► [ idle ] ◄──────────────────┐
+ *      │ nothing idle                                        │
+ *      ▼                     first come, first served        │
+ *   [ line of waiters ] ─────────────────────────────► borrowed
+ *      │ asks for more              ▲         a put serves the line first
+ *      ▼                            │
+ *   factory(signal): at most `maxOpening` at once, `maxCap` in all
+ * ```
+ *
+ * The pool knows nothing of what it holds. It uses web-standard APIs only and
+ * runs wherever they exist. All durations are milliseconds of the monotonic
+ * clock (`performance.now()`).
+ *
+ * @example Lend, and take back
+ * ```ts
+ * import { Pool } from "@wirepool/net/pool";
+ * import { assertEquals } from "@std/assert";
+ *
+ * let opened = 0;
+ * await using pool = new Pool({
+ *   factory: () => ({ id: ++opened }),
+ *   maxCap: 2,
+ * });
+ *
+ * const first = await pool.get();
+ * pool.put(first);
+ *
+ * const id = await pool.use((resource) => resource.id);
+ *
+ * assertEquals(id, 1); // the same resource, lent twice
+ * assertEquals(opened, 1);
+ * ```
+ *
+ * @module
+ */
+
+/** Why a resource was closed, as {@linkcode PoolHooks.closed} is told. */
+export type PoolCloseReason =
+  | "idleTimeout"
+  | "maxLifetime"
+  | "maxIdle"
+  | "discard"
+  | "ping"
+  | "evict"
+  | "resize"
+  | "close"
+  | "late";
+
+/** What failed, as {@linkcode PoolOptions.onError} is told. */
+export type PoolOperation = "factory" | "close" | "ping" | "leak" | "hook";
+
+/** Observers of a {@linkcode Pool}; one that is not set costs nothing. */
+export interface PoolHooks<T> {
+  /** Called when the factory has delivered; `duration` is how long it took. */
+  opened?: (resource: T, duration: number) => void;
+  /**
+   * Called when a resource's close has ended, however it ended. The reason
+   * `"late"` is a resource delivered after `factoryTimeout` had cut its call.
+   */
+  closed?: (resource: T, reason: PoolCloseReason) => void;
+  /** Called when a caller's time in line is over, served or not. */
+  waited?: (duration: number) => void;
+}
+
+/** Options of {@linkcode Pool}. */
+export interface PoolOptions<T> {
+  /**
+   * Opens a resource; may be async, may throw. `signal` aborts when
+   * `factoryTimeout` has passed or the pool is closed, never because one caller
+   * gave up: the next one can use the result. It must not deliver `undefined`,
+   * nor a value that is still in the pool: a resource is known by its identity.
+   */
+  factory: (signal: AbortSignal) => T | PromiseLike<T>;
+  /**
+   * Disposes of a resource; may be async, may throw. Its place is free when this
+   * has ended, so one that never ends keeps its place and holds up
+   * {@linkcode Pool.close}.
+   */
+  close?: (resource: T) => unknown;
+  /** Tells whether an idle resource lives: `false`, a throw or a rejection means dead. */
+  ping?: (resource: T) => unknown;
+  /**
+   * Resources opened at the start; at most `maxCap` and `maxIdle`.
+   *
+   * @default {0}
+   */
+  initialCap?: number;
+  /**
+   * Resources the reaper keeps open and idle, as far as `maxCap` allows; at most
+   * `maxCap` and `maxIdle`.
+   *
+   * @default {0}
+   */
+  minIdle?: number;
+  /**
+   * Most resources open at once, those being opened and closed included; at
+   * least 1, `Infinity` for no limit.
+   *
+   * @default {10}
+   */
+  maxCap?: number;
+  /**
+   * Most resources kept idle; 0 keeps none.
+   *
+   * @default {maxCap}
+   */
+  maxIdle?: number;
+  /**
+   * Milliseconds since its put after which an idle resource is closed and not
+   * lent again; 0 for never.
+   *
+   * @default {0}
+   */
+  idleTimeout?: number;
+  /**
+   * Milliseconds since its opening after which a resource is closed at the next
+   * put, get or look of the reaper; 0 for never. Each resource's own lifetime is
+   * shorter by up to 10 %, at random, so that not all expire at once.
+   *
+   * @default {0}
+   */
+  maxLifetime?: number;
+  /**
+   * Milliseconds a {@linkcode Pool.get} may take in all: in line, in the factory
+   * and in the ping; 0 for ever.
+   *
+   * @default {0}
+   */
+  getTimeout?: number;
+  /**
+   * Milliseconds one call of the factory may take; 0 for ever. The call then
+   * counts as failed, its signal aborts and its place is free at once; a factory
+   * that delivers all the same has its resource closed.
+   *
+   * @default {0}
+   */
+  factoryTimeout?: number;
+  /**
+   * Milliseconds one ping may take before its resource counts as dead; 0 for
+   * ever.
+   *
+   * @default {0}
+   */
+  pingTimeout?: number;
+  /**
+   * Milliseconds a resource must have been idle to be pinged when it is lent; 0
+   * pings every idle one.
+   *
+   * @default {0}
+   */
+  pingAfterIdle?: number;
+  /**
+   * Most calls of the factory under way at once, at least 1. With a small
+   * number, a burst of callers is served by what comes back before a slow
+   * factory delivers, and opens few resources.
+   *
+   * @default {maxCap}
+   */
+  maxOpening?: number;
+  /**
+   * Most callers in line for whom nothing is being opened or pinged; one more is
+   * rejected with {@linkcode PoolExhaustedError} at once.
+   *
+   * @default {Infinity}
+   */
+  maxWaiting?: number;
+  /**
+   * Which idle resource is lent: the one used last (`"lifo"`, so that the surplus
+   * goes cold and is closed) or first (`"fifo"`, so that all stay warm).
+   *
+   * @default {"lifo"}
+   */
+  idleOrder?: "lifo" | "fifo";
+  /**
+   * Milliseconds between two looks of the reaper, more than 0. It looks only
+   * while there is something to look at, and never keeps the process alive.
+   *
+   * @default {half of the shortest of idleTimeout, maxLifetime and leakTimeout; 1000 without}
+   */
+  reapInterval?: number;
+  /**
+   * Milliseconds after which a resource not yet back is reported to `onError` as
+   * `"leak"`, once, and again should it come back; 0 for never. The error's
+   * `cause` carries the stack of the {@linkcode Pool.get} that borrowed it, which
+   * makes every get dearer: a help for finding a leak.
+   *
+   * @default {0}
+   */
+  leakTimeout?: number;
+  /**
+   * Called with failures nobody awaits. `operation` is `"factory"` for a call
+   * that no waiter needed any more, `"close"`, `"ping"`, `"leak"`, or `"hook"`
+   * for a throwing hook. What `onError` itself throws is dropped: there is nobody
+   * left to tell.
+   */
+  onError?: (error: unknown, operation: PoolOperation) => void;
+  /** Observers, for metrics and logs. */
+  hooks?: PoolHooks<T>;
+}
+
+/** Options of {@linkcode Pool.get}, {@linkcode Pool.use} and {@linkcode Pool.lease}. */
+export interface PoolGetOptions {
+  /** Gives up when aborted: the get rejects with `signal.reason`. */
+  signal?: AbortSignal;
+  /**
+   * Milliseconds the get may take in all; 0 for ever.
+   *
+   * @default {getTimeout of the pool}
+   */
+  timeout?: number;
+}
+
+/** Options of {@linkcode Pool.close}. */
+export interface PoolCloseOptions {
+  /** Ends the wait for what is not yet back, not the closing itself. */
+  signal?: AbortSignal;
+}
+
+/** Limits that {@linkcode Pool.resize} changes; one left out stays. */
+export interface PoolLimits {
+  /** As {@linkcode PoolOptions.maxCap}. */
+  maxCap?: number;
+  /** As {@linkcode PoolOptions.maxIdle}. */
+  maxIdle?: number;
+}
+
+/** How full a {@linkcode Pool} was when it failed to serve a caller. */
+export interface PoolFigures {
+  /** Resources open, those being opened and closed included. */
+  readonly open: number;
+  /** Resources borrowed or being pinged. */
+  readonly inUse: number;
+  /** Callers in line for whom nothing was on its way. */
+  readonly waiting: number;
+}
+
+/** A snapshot of a {@linkcode Pool}, from {@linkcode Pool.stats}. */
+export interface PoolStats {
+  /** Places taken: idle, in use, being opened and being closed. */
+  open: number;
+  /** Resources ready to be lent. */
+  idle: number;
+  /** Resources borrowed, or being pinged for a borrower. */
+  inUse: number;
+  /** Calls of the factory under way. */
+  opening: number;
+  /** Callers in line for whom nothing is being opened or pinged. */
+  waiting: number;
+  /** Times a resource was lent. */
+  getCount: number;
+  /** Callers who found nothing idle and nothing they might have opened. */
+  waitCount: number;
+  /** Milliseconds those callers stood in line in all, however it ended for them. */
+  waitDuration: number;
+  /** Gets rejected because their time was up. */
+  timeoutCount: number;
+  /** Gets rejected because their signal aborted. */
+  cancelCount: number;
+  /** Resources the factory delivered. */
+  openedCount: number;
+  /** Calls of the factory that failed or were cut by `factoryTimeout`. */
+  openFailedCount: number;
+  /** Resources found dead. */
+  pingFailedCount: number;
+  /** Resources closed because `maxIdle` were idle. */
+  maxIdleClosed: number;
+  /** Resources closed because of `idleTimeout`. */
+  idleTimeoutClosed: number;
+  /** Resources closed because of `maxLifetime`. */
+  maxLifetimeClosed: number;
+  /** Resources closed by {@linkcode Pool.discard}. */
+  discardedCount: number;
+}
+
+/** A get was rejected because the pool is closed. */
+export class PoolClosedError extends Error {
+  /** Makes the error. */
+  constructor(message = "The pool is closed", options?: ErrorOptions) {
+    super(message, options);
+    this.name = "PoolClosedError";
+  }
+}
+
+/**
+ * A get, a factory call or a ping took longer than it may. `cause` is the last
+ * failure of the factory, if it has not delivered since.
+ */
+export class PoolTimeoutError extends Error implements PoolFigures {
+  /** Resources open at that moment, those being opened and closed included. */
+  readonly open: number;
+  /** Resources borrowed or being pinged at that moment. */
+  readonly inUse: number;
+  /** Callers in line at that moment for whom nothing was on its way. */
+  readonly waiting: number;
+
+  /** Makes the error; the figures are added to the message. */
+  constructor(message: string, figures: PoolFigures, options?: ErrorOptions) {
+    super(`${message}: ${describe(figures)}`, options);
+    this.name = "PoolTimeoutError";
+    ({ open: this.open, inUse: this.inUse, waiting: this.waiting } = figures);
+  }
+}
+
+/** A get was rejected because `maxWaiting` callers were in line already. */
+export class PoolExhaustedError extends Error implements PoolFigures {
+  /** Resources open at that moment, those being opened and closed included. */
+  readonly open: number;
+  /** Resources borrowed or being pinged at that moment. */
+  readonly inUse: number;
+  /** Callers in line at that moment. */
+  readonly waiting: number;
+
+  /** Makes the error; the figures are added to the message. */
+  constructor(message: string, figures: PoolFigures, options?: ErrorOptions) {
+    super(`${message}: ${describe(figures)}`, options);
+    this.name = "PoolExhaustedError";
+    ({ open: this.open, inUse: this.inUse, waiting: this.waiting } = figures);
+  }
+}
+
+/**
+ * A borrowed resource that goes back by itself at the end of a `using` block.
+ * Disposing of a lease that is over does nothing, so a resource found broken may
+ * be discarded inside the block. A lease that is over never touches its resource
+ * again, also when somebody else has borrowed it since.
+ */
+export interface Lease<T> extends Disposable, AsyncDisposable {
+  /** The resource; the borrower's until the lease is over. */
+  readonly value: T;
+  /** Gives the resource back. Throws `TypeError` if the lease is over. */
+  put(): void;
+  /** Closes the resource. Throws `TypeError` if the lease is over. */
+  discard(): void;
+}
+
+/** The largest delay of a timer; a larger one fires at once in every runtime. */
+const MAX_DELAY = 2 ** 31 - 1;
+/** How often the reaper looks where only `minIdle` gives it work. */
+const DEFAULT_REAP_INTERVAL = 1_000;
+/** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
+const LIFETIME_SPREAD = 0.1;
+/** Timeouts that get a bucket of their own before others are rounded up. */
+const EXACT_BUCKETS = 64;
+/** How long a clock reading may serve puts once the pool is hot. */
+const TICK = 1;
+/** Readings within one tick that make a pool hot: a timer costs about as much as twenty. */
+const HOT_READS = 32;
+
+/**
+ * Lends resources, opens them when they are missing, and closes what is broken,
+ * expired or too many.
+ *
+ * - At most `maxCap` are open at once; a place is free only when the close of its
+ *   resource has ended.
+ * - FIFO order: waiters are served in the order they came, and a newcomer never
+ *   passes one.
+ * - A waiter owns no call of the factory: whichever resource comes first, by a put
+ *   or by the factory, serves the first in line. A resource whose waiter gave up
+ *   goes to the next waiter, or is kept idle.
+ * - A failed factory rejects one waiter and lets the next one try.
+ * - Every get settles once its timeout, its signal, the factory's outcome or the
+ *   pool's close says so, also when a callback never ends.
+ * - A callback may call any method of the pool, and may throw.
+ *
+ * The caller owns a resource from the moment the get resolves until the put or
+ * discard, and must not touch it afterwards. The pool tells resources apart by
+ * identity and cannot tell borrowers apart: where code may give back twice, use
+ * {@linkcode Pool.use} or {@linkcode Pool.lease}, which can.
+ *
+ * @example Closed when the block ends
+ * ```ts
+ * import { Pool } from "@wirepool/net/pool";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const closed: string[] = [];
+ * {
+ *   await using pool = await Pool.open({
+ *     factory: () => "resource",
+ *     close: (resource) => closed.push(resource),
+ *     initialCap: 1,
+ *   });
+ *   assertEquals(pool.stats().idle, 1);
+ * }
+ * assertEquals(closed, ["resource"]);
+ * ```
+ *
+ * @typeParam T What is pooled: anything but `undefined` and promises.
+ */
+export class Pool<T> implements AsyncDisposable {
+  // What a resource goes through; no step awaits between its check and its change.
+  //
+  //   state     event                            next
+  //   (none)    factory delivers                 borrowed, and settled at once
+  //   borrowed  put, "settle"                    the first waiter's, or idle, or closing
+  //   borrowed  discard                          closing
+  //   idle      lent, nothing to verify          borrowed
+  //   idle      lent, ping due                   pinging
+  //   idle      expired, evicted, surplus        closing
+  //   pinging   alive                            borrowed, and settled at once
+  //   pinging   dead, pool closed                closing
+  //   closing   close has ended, however         (none): its place is free
+  //
+  // Always: #open = idle + in use (borrowed, pinging) + opening + closing, and
+  // #open <= #maxCap, but for a surplus that a resize left and nothing adds to.
+  // Whenever no step is running: more callers stand in line than factory calls and
+  // pings are under way only if nothing is idle and nothing more may be opened.
+
+  readonly #factory: (signal: AbortSignal) => T | PromiseLike<T>;
+  readonly #dispose: ((resource: T) => unknown) | undefined;
+  readonly #ping: ((resource: T) => unknown) | undefined;
+  readonly #onError:
+    | ((error: unknown, operation: PoolOperation) => void)
+    | undefined;
+  readonly #hooks: PoolHooks<T>;
+  readonly #minIdle: number;
+  readonly #idleTimeout: number;
+  readonly #maxLifetime: number;
+  readonly #getTimeout: number;
+  readonly #factoryTimeout: number;
+  readonly #pingTimeout: number;
+  readonly #pingAfterIdle: number;
+  readonly #leakTimeout: number;
+  readonly #maxWaiting: number;
+  readonly #reapInterval: number;
+  readonly #lifo: boolean;
+  /** Whether any limit needs to know when a resource was lent or put. */
+  readonly #timed: boolean;
+  #maxCap: number;
+  /** `undefined` follows `#maxCap`, as does `#maxOpeningGiven`. */
+  #maxIdleGiven: number | undefined;
+  readonly #maxOpeningGiven: number | undefined;
+
+  /** Places taken. Counted before anything is awaited, corrected when it fails. */
+  #open = 0;
+  #closing = 0;
+  #pinging = 0;
+  /** Every resource that has a place, by identity, in any state. */
+  readonly #entries = new Map<T, Entry<T>>();
+  /** In the order of their `since`: the longest idle first. */
+  readonly #idle = new List<Entry<T>>();
+  /** In the order of arrival. */
+  readonly #line = new List<Waiter<T>>();
+  /** One listener for all waiters that share a signal. */
+  readonly #groups = new Map<AbortSignal, Group<T>>();
+  readonly #openings = new Set<Opening>();
+  /** Resources still to be opened for no waiter: `initialCap` and `minIdle`. */
+  #wanted = 0;
+  /** Grows with every evict and at close: what is older is not kept. */
+  #generation = 0;
+  #serving = false;
+  #lastFailure: { error: unknown } | undefined;
+  #starting: { left: number; done: () => void; failed: Reject } | undefined;
+  #closed: Promise<void> | undefined;
+  #drained: () => void = noop;
+  #abandon: Reject = noop;
+
+  readonly #waits = new Alarm<Waiter<T>>((waiter) => this.#timedOut(waiter));
+  readonly #calls = new Alarm<Opening>((call) => this.#overdue(call));
+  readonly #checks = new Alarm<Entry<T>>((entry) => this.#unanswered(entry));
+
+  #reaper: Timer | undefined;
+  /** Whether the reaper's timer runs; always true where it never has work. */
+  #watching: boolean;
+  /** The latest clock reading. */
+  #now = 0;
+  /** Runs while `#now` may serve puts. */
+  #tick: Timer | undefined;
+  #ticking = false;
+  #tickStart = 0;
+  #tickReads = 0;
+
+  #getCount = 0;
+  #waitCount = 0;
+  #waitDuration = 0;
+  #timeoutCount = 0;
+  #cancelCount = 0;
+  #openedCount = 0;
+  #openFailedCount = 0;
+  #pingFailedCount = 0;
+  #maxIdleClosed = 0;
+  #idleTimeoutClosed = 0;
+  #maxLifetimeClosed = 0;
+  #discardedCount = 0;
+
+  /**
+   * Makes a pool and, with `initialCap`, starts to open its first resources in
+   * the background; their failures go to `onError`. {@linkcode Pool.open} waits
+   * for them instead.
+   *
+   * @throws {TypeError} If an option has the wrong type.
+   * @throws {RangeError} If a number is out of its range.
+   */
+  constructor(options: PoolOptions<T>) {
+    const { factory, close, ping, onError, hooks = {}, idleOrder = "lifo" } =
+      options;
+    checkFunction("factory", factory);
+    for (
+      const [name, value] of Object.entries({ close, ping, onError, ...hooks })
+    ) {
+      if (value !== undefined) checkFunction(name, value);
+    }
+    if (idleOrder !== "lifo" && idleOrder !== "fifo") {
+      throw new TypeError(
+        `idleOrder must be "lifo" or "fifo", received ${show(idleOrder)}`,
+      );
+    }
+    this.#factory = factory;
+    this.#dispose = close;
+    this.#ping = ping;
+    this.#onError = onError;
+    this.#hooks = hooks;
+    this.#lifo = idleOrder === "lifo";
+
+    const { maxIdle, maxOpening } = options;
+    this.#maxCap = count("maxCap", options.maxCap ?? 10, 1, Infinity);
+    this.#maxIdleGiven = maxIdle === undefined
+      ? undefined
+      : count("maxIdle", maxIdle, 0, Infinity);
+    this.#maxOpeningGiven = maxOpening === undefined
+      ? undefined
+      : count("maxOpening", maxOpening, 1, Infinity);
+    this.#maxWaiting = count(
+      "maxWaiting",
+      options.maxWaiting ?? Infinity,
+      0,
+      Infinity,
+    );
+    const most = Math.min(
+      this.#maxCap,
+      this.#maxIdle(),
+      Number.MAX_SAFE_INTEGER,
+    );
+    const initialCap = count("initialCap", options.initialCap ?? 0, 0, most);
+    this.#minIdle = count("minIdle", options.minIdle ?? 0, 0, most);
+
+    this.#idleTimeout = duration("idleTimeout", options.idleTimeout) ||
+      Infinity;
+    this.#maxLifetime = duration("maxLifetime", options.maxLifetime) ||
+      Infinity;
+    this.#getTimeout = duration("getTimeout", options.getTimeout);
+    this.#factoryTimeout = duration("factoryTimeout", options.factoryTimeout);
+    this.#pingTimeout = duration("pingTimeout", options.pingTimeout);
+    this.#pingAfterIdle = duration("pingAfterIdle", options.pingAfterIdle);
+    this.#leakTimeout = duration("leakTimeout", options.leakTimeout);
+    const limits = [this.#idleTimeout, this.#maxLifetime, this.#leakTimeout]
+      .filter((limit) => limit > 0 && limit < Infinity);
+    this.#reapInterval = duration(
+      "reapInterval",
+      options.reapInterval ??
+        (limits.length > 0 ? Math.min(...limits) / 2 : DEFAULT_REAP_INTERVAL),
+    );
+    if (this.#reapInterval === 0) {
+      throw new RangeError("reapInterval must be more than 0, received 0");
+    }
+    this.#timed = limits.length > 0 ||
+      (ping !== undefined && this.#pingAfterIdle > 0);
+    this.#watching = limits.length === 0 && this.#minIdle === 0;
+
+    this.#wanted = initialCap;
+    this.#serve();
+    if (!this.#watching) this.#watch();
+  }
+
+  /**
+   * Makes a pool and resolves when its `initialCap` resources stand. If one of
+   * them fails, closes the others and rejects with the error.
+   *
+   * @example Fail at the start, not at the first get
+   * ```ts
+   * import { Pool } from "@wirepool/net/pool";
+   * import { assertRejects } from "@std/assert";
+   *
+   * const factory = () => Promise.reject(new Error("refused"));
+   *
+   * await assertRejects(
+   *   () => Pool.open({ factory, initialCap: 2 }),
+   *   Error,
+   *   "refused",
+   * );
+   * ```
+   */
+  static async open<T>(options: PoolOptions<T>): Promise<Pool<T>> {
+    const pool = new Pool<T>(options);
+    const left = pool.#openings.size + pool.#wanted;
+    if (left === 0) return pool;
+    try {
+      await new Promise<void>((done, failed) => {
+        pool.#starting = { left, done, failed };
+      });
+    } catch (error) {
+      await pool.close();
+      throw error;
+    }
+    return pool;
+  }
+
+  /**
+   * Resolves to a resource: an idle one, or else the first to come back or to be
+   * opened. An idle one that is due for a ping is pinged first and replaced if it
+   * is dead, within the same get.
+   *
+   * The timeout and the signal bound all of it. A get that gives up takes nothing
+   * with it: what was being opened or pinged goes to the next waiter or is kept.
+   *
+   * @throws {PoolTimeoutError} If its timeout passes, or `factoryTimeout` does.
+   * @throws {PoolExhaustedError} If `maxWaiting` callers are in line already.
+   * @throws {PoolClosedError} If the pool is closed, or closes meanwhile.
+   * @throws The reason of the signal, or the error of the factory.
+   *
+   * @example Give up after a while
+   * ```ts
+   * import { Pool, PoolTimeoutError } from "@wirepool/net/pool";
+   * import { assertRejects } from "@std/assert";
+   *
+   * const pool = new Pool({ factory: () => ({}), maxCap: 1 });
+   * const resource = await pool.get();
+   *
+   * await assertRejects(() => pool.get({ timeout: 5 }), PoolTimeoutError);
+   *
+   * pool.put(resource);
+   * await pool.close();
+   * ```
+   */
+  get(options?: PoolGetOptions): Promise<T> {
+    const signal = options?.signal;
+    // Before anything else: who has left already must not take anything.
+    if (signal?.aborted) return this.#canceled(signal);
+    const trace = this.#trace();
+    const entry = this.#take(trace);
+    if (entry !== undefined) return Promise.resolve(entry.value);
+    return this.#wait(signal, options?.timeout ?? this.#getTimeout, trace);
+  }
+
+  /**
+   * Returns an idle resource, or `undefined` if there is none to be had at once:
+   * it opens nothing, passes no waiter, and leaves what is due for a ping to
+   * {@linkcode Pool.get} (with `ping` set and `pingAfterIdle` 0, that is
+   * everything).
+   */
+  tryGet(): T | undefined {
+    return this.#take(this.#trace())?.value;
+  }
+
+  /**
+   * Gives a borrowed resource back. It goes to the first waiter or becomes idle;
+   * it is closed if it is expired, evicted or too many, or the pool is closed.
+   *
+   * @throws {TypeError} If the resource is not borrowed; nothing changes then.
+   */
+  put(resource: T): void {
+    const entry = this.#borrowed(resource);
+    if (entry.trace !== undefined) this.#returned(entry);
+    // Once the pool is hot, the latest get's reading serves: up to a tick early,
+    // and by as long as the caller blocked the event loop. An early time errs on
+    // the safe side: what is closed too soon is replaced, what is lent too late
+    // fails its borrower.
+    const now = !this.#timed ? 0 : this.#ticking ? this.#now : this.#time();
+    this.#settle(entry, now);
+  }
+
+  /**
+   * Closes a borrowed resource instead of giving it back, and frees its place
+   * when it is closed.
+   *
+   * @throws {TypeError} If the resource is not borrowed; nothing changes then.
+   */
+  discard(resource: T): void {
+    const entry = this.#borrowed(resource);
+    if (entry.trace !== undefined) this.#returned(entry);
+    this.#retire(entry, "discard");
+  }
+
+  /**
+   * Borrows a resource for one call of `fn`: puts it back when `fn` has returned,
+   * discards it when `fn` has thrown, since nobody knows its state then. If `fn`
+   * has itself put or discarded it, that is all that happens to it.
+   *
+   * @example Run with a resource
+   * ```ts
+   * import { Pool } from "@wirepool/net/pool";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pool = new Pool({ factory: () => new Map<string, number>() });
+   *
+   * const size = await pool.use((map) => map.set("a", 1).size);
+   *
+   * assertEquals(size, 1);
+   * assertEquals(pool.stats().idle, 1);
+   * ```
+   */
+  async use<R>(
+    fn: (resource: T) => R | PromiseLike<R>,
+    options?: PoolGetOptions,
+  ): Promise<R> {
+    checkFunction("fn", fn);
+    const resource = await this.get(options);
+    const entry = this.#borrowed(resource);
+    const { serial } = entry;
+    let result: R;
+    try {
+      result = await fn(resource);
+    } catch (error) {
+      this.#release(entry, serial, "discard");
+      throw error;
+    }
+    this.#release(entry, serial, "put");
+    return result;
+  }
+
+  /**
+   * Borrows a resource for a block of code.
+   *
+   * @example Put back at the end of the block
+   * ```ts
+   * import { Pool } from "@wirepool/net/pool";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pool = new Pool({ factory: () => ({ name: "a" }) });
+   * {
+   *   using lease = await pool.lease();
+   *   assertEquals(lease.value.name, "a");
+   *   assertEquals(pool.stats().inUse, 1);
+   * }
+   * assertEquals(pool.stats().idle, 1);
+   * ```
+   */
+  async lease(options?: PoolGetOptions): Promise<Lease<T>> {
+    const resource = await this.get(options);
+    const entry = this.#borrowed(resource);
+    const { serial } = entry;
+    return new Loan(resource, (how) => this.#release(entry, serial, how));
+  }
+
+  /**
+   * Changes the limits while the pool runs. A larger one serves waiters at once; a
+   * smaller one closes idle resources, the longest idle first, and the rest of
+   * the surplus as it comes back. `maxIdle` and `maxOpening` follow `maxCap` where
+   * they were never given, and `minIdle` counts only as far as they allow.
+   *
+   * @throws {TypeError | RangeError} As the constructor does; nothing changes then.
+   */
+  resize(limits: PoolLimits): void {
+    const { maxCap, maxIdle } = limits;
+    if (maxCap !== undefined) count("maxCap", maxCap, 1, Infinity);
+    if (maxIdle !== undefined) count("maxIdle", maxIdle, 0, Infinity);
+    this.#maxCap = maxCap ?? this.#maxCap;
+    this.#maxIdleGiven = maxIdle ?? this.#maxIdleGiven;
+    // Both loops look anew each time: closing may call back into the pool.
+    for (let entry; (entry = this.#idle.first()) !== undefined;) {
+      if (this.#surplus()) this.#retire(entry, "resize");
+      else if (this.#idle.size > this.#maxIdle()) {
+        this.#retire(entry, "maxIdle");
+      } else break;
+    }
+    this.#serve();
+    if (!this.#watching) this.#watch();
+  }
+
+  /**
+   * Closes everything that is open now: what is idle at once, what is borrowed at
+   * its put. For use after the far side has moved or changed its credentials.
+   */
+  evict(): void {
+    const generation = ++this.#generation;
+    for (let entry; (entry = this.#idle.first()) !== undefined;) {
+      // What is idle and newer came in through a callback, behind what is older.
+      if (entry.generation >= generation) break;
+      this.#retire(entry, "evict");
+    }
+  }
+
+  /** Returns a snapshot; taking it costs the same however full the pool is. */
+  stats(): PoolStats {
+    return {
+      open: this.#open,
+      idle: this.#idle.size,
+      inUse: this.#inUse(),
+      opening: this.#openings.size,
+      waiting: this.#waiting(),
+      getCount: this.#getCount,
+      waitCount: this.#waitCount,
+      waitDuration: this.#waitDuration,
+      timeoutCount: this.#timeoutCount,
+      cancelCount: this.#cancelCount,
+      openedCount: this.#openedCount,
+      openFailedCount: this.#openFailedCount,
+      pingFailedCount: this.#pingFailedCount,
+      maxIdleClosed: this.#maxIdleClosed,
+      idleTimeoutClosed: this.#idleTimeoutClosed,
+      maxLifetimeClosed: this.#maxLifetimeClosed,
+      discardedCount: this.#discardedCount,
+    };
+  }
+
+  /**
+   * Closes the pool: rejects waiters and further gets with
+   * {@linkcode PoolClosedError} at once, aborts the factory's signals, closes what
+   * is idle, and the rest as it comes back or is delivered. Resolves when nothing
+   * is open any more. Every call returns the same promise.
+   *
+   * A borrower that never puts, a factory that ignores its signal or a close that
+   * never ends would hold it up for ever. A `signal`, of any of the calls, ends
+   * the wait: the promise then rejects with `signal.reason`, and what comes back
+   * later is closed all the same. A rejection nobody handles is not reported.
+   *
+   * @example Wait for borrowers, but not for ever
+   * ```ts
+   * import { Pool } from "@wirepool/net/pool";
+   * import { assertRejects } from "@std/assert";
+   *
+   * const pool = new Pool({ factory: () => ({}) });
+   * await pool.get(); // and never put
+   *
+   * const stop = new AbortController();
+   * const closing = pool.close({ signal: stop.signal });
+   * stop.abort(new Error("waited long enough"));
+   *
+   * await assertRejects(() => closing, Error, "waited long enough");
+   * ```
+   */
+  close(options: PoolCloseOptions = {}): Promise<void> {
+    const { signal } = options;
+    const closed = this.#closed ?? this.#shut();
+    if (signal !== undefined && this.#open > 0) {
+      const stop = () => this.#abandon(signal.reason);
+      const forget = () => signal.removeEventListener("abort", stop);
+      signal.addEventListener("abort", stop);
+      closed.then(forget, forget);
+      if (signal.aborted) stop();
+    }
+    return closed;
+  }
+
+  /** The same as {@linkcode Pool.close} without a signal. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  // ---- Lending -------------------------------------------------------------
+
+  /** Lends an idle resource, if there is one that may be lent as it is. */
+  #take(trace: Error | undefined): Entry<T> | undefined {
+    if (this.#idle.size === 0) return undefined;
+    const now = this.#timed ? this.#time() : 0;
+    // Looks anew each time: closing an expired one may call back into the pool.
+    while (this.#line.size === 0) {
+      const entry = this.#next();
+      if (entry === undefined) return undefined;
+      const reason = this.#expiry(entry, now);
+      if (reason === undefined) {
+        if (this.#pingDue(entry, now)) return undefined;
+        this.#idle.remove(entry);
+        this.#lend(entry, now, trace);
+        if (!this.#watching) this.#watch();
+        return entry;
+      }
+      this.#retire(entry, reason);
+    }
+    return undefined;
+  }
+
+  /** Stands in line. */
+  #wait(
+    signal: AbortSignal | undefined,
+    timeout: number,
+    trace: Error | undefined,
+  ): Promise<T> {
+    const invalid = durationError("timeout", timeout);
+    if (invalid !== undefined) return Promise.reject(invalid);
+    if (signal !== undefined && typeof signal.addEventListener !== "function") {
+      return Promise.reject(
+        new TypeError(
+          `signal must be an AbortSignal, received ${show(signal)}`,
+        ),
+      );
+    }
+    // Again: closing an expired resource may have called back.
+    if (signal?.aborted) return this.#canceled(signal);
+    if (this.#closed !== undefined) {
+      return Promise.reject(new PoolClosedError());
+    }
+    return new Promise<T>((resolve, reject) => {
+      const waiter = new Waiter<T>(resolve, reject, timeout, trace);
+      const now = timeout > 0 ? this.#time() : 0;
+      this.#line.push(waiter);
+      if (timeout > 0) waiter.due = this.#waits.add(waiter, timeout, now);
+      if (signal !== undefined) this.#follow(signal, waiter);
+      this.#serve();
+      const waiting = this.#waiting();
+      // Served, or turned away by a callback of what it asked for.
+      if (!waiter.queued || waiting === 0) return;
+      if (waiting > this.#maxWaiting) {
+        this.#leave(waiter);
+        const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
+        reject(new PoolExhaustedError(message, this.#figures()));
+        return;
+      }
+      this.#waitCount++;
+      waiter.since = timeout > 0 ? now : this.#time();
+    });
+  }
+
+  /** Has the waiter leave when the signal aborts. */
+  #follow(signal: AbortSignal, waiter: Waiter<T>): void {
+    let group = this.#groups.get(signal);
+    if (group === undefined) {
+      const waiters = new Set<Waiter<T>>();
+      const abort = () => {
+        for (const waiter of waiters) {
+          this.#cancelCount++;
+          this.#leave(waiter);
+          waiter.reject(signal.reason);
+          this.#waited(waiter);
+        }
+      };
+      group = { signal, waiters, abort };
+      this.#groups.set(signal, group);
+      signal.addEventListener("abort", abort);
+    }
+    group.waiters.add(waiter);
+    waiter.group = group;
+  }
+
+  /** The one way out of the line, for whatever reason. */
+  #leave(waiter: Waiter<T>): void {
+    if (!waiter.queued) bug("a waiter left the line twice");
+    waiter.queued = false;
+    this.#line.remove(waiter);
+    if (waiter.due !== undefined) this.#waits.cancel(waiter.due);
+    const group = waiter.group;
+    if (group === undefined) return;
+    group.waiters.delete(waiter);
+    if (group.waiters.size > 0) return;
+    this.#groups.delete(group.signal);
+    group.signal.removeEventListener("abort", group.abort);
+  }
+
+  /** Accounts for the time in line; last of all, since a hook may call back. */
+  #waited(waiter: Waiter<T>): void {
+    if (waiter.since < 0) return;
+    const now = this.#ticking ? this.#now : this.#time();
+    const duration = Math.max(0, now - waiter.since);
+    this.#waitDuration += duration;
+    const { waited } = this.#hooks;
+    if (waited !== undefined) this.#callHook(() => waited(duration));
+  }
+
+  #timedOut(waiter: Waiter<T>): void {
+    this.#timeoutCount++;
+    const error = new PoolTimeoutError(
+      `No resource within ${waiter.timeout} ms`,
+      this.#figures(),
+      this.#lastFailure && { cause: this.#lastFailure.error },
+    );
+    this.#leave(waiter);
+    waiter.reject(error);
+    this.#waited(waiter);
+  }
+
+  #canceled(signal: AbortSignal): Promise<never> {
+    this.#cancelCount++;
+    return Promise.reject(signal.reason);
+  }
+
+  #lend(entry: Entry<T>, now: number, trace: Error | undefined): void {
+    entry.state = "borrowed";
+    // Tells this borrow from every other of the same resource.
+    entry.serial = ++this.#getCount;
+    if (trace === undefined) return;
+    entry.trace = trace;
+    entry.since = now;
+    entry.reported = false;
+  }
+
+  /**
+   * Finds its next place for a resource in nobody's hands: put, delivered or found
+   * alive. It goes through the same checks whether it is handed over or kept.
+   */
+  #settle(entry: Entry<T>, now: number): void {
+    if (
+      entry.generation !== this.#generation || now >= entry.expiresAt ||
+      this.#surplus()
+    ) {
+      this.#retire(
+        entry,
+        this.#closed !== undefined
+          ? "close"
+          : entry.generation !== this.#generation
+          ? "evict"
+          : now >= entry.expiresAt
+          ? "maxLifetime"
+          : "resize",
+      );
+      return;
+    }
+    const waiter = this.#line.first();
+    if (waiter !== undefined) {
+      this.#give(entry, waiter, now);
+    } else if (this.#idle.size >= this.#maxIdle()) {
+      this.#retire(entry, "maxIdle");
+    } else {
+      entry.state = "idle";
+      entry.since = now;
+      this.#idle.push(entry);
+      if (!this.#watching) this.#watch();
+    }
+  }
+
+  #give(entry: Entry<T>, waiter: Waiter<T>, now: number): void {
+    this.#leave(waiter);
+    this.#lend(entry, now, waiter.trace);
+    waiter.resolve(entry.value);
+    if (!this.#watching) this.#watch();
+    this.#waited(waiter);
+  }
+
+  /** Ends one borrow, unless it is over. */
+  #release(entry: Entry<T>, serial: number, how: "put" | "discard"): boolean {
+    if (entry.state !== "borrowed" || entry.serial !== serial) return false;
+    this[how](entry.value);
+    return true;
+  }
+
+  #borrowed(resource: T): Entry<T> {
+    const entry = this.#entries.get(resource);
+    if (entry === undefined || entry.state !== "borrowed") {
+      const state = entry === undefined ? "not of this pool" : entry.state;
+      throw new TypeError(`The resource is not borrowed, it is ${state}`);
+    }
+    return entry;
+  }
+
+  // ---- Supply --------------------------------------------------------------
+
+  /** Sees to it that something is on its way for everyone in line, as far as may be. */
+  #serve(): void {
+    // A callback may lead back here; the outer loop then looks again.
+    if (this.#serving) return;
+    this.#serving = true;
+    try {
+      while (this.#supply());
+    } finally {
+      this.#serving = false;
+    }
+  }
+
+  /** Takes one step for the line or for `minIdle`; false if there is none to take. */
+  #supply(): boolean {
+    if (this.#line.size <= this.#openings.size + this.#pinging) {
+      if (this.#wanted === 0 || !this.#mayOpen()) return false;
+      this.#wanted--;
+      this.#launch();
+      return true;
+    }
+    const entry = this.#next();
+    if (entry !== undefined) {
+      const now = this.#timed ? this.#time() : 0;
+      const reason = this.#expiry(entry, now);
+      if (reason !== undefined) {
+        this.#retire(entry, reason);
+      } else if (this.#pingDue(entry, now)) {
+        this.#verify(entry);
+      } else {
+        this.#idle.remove(entry);
+        this.#give(entry, this.#line.first()!, now);
+      }
+      return true;
+    }
+    if (!this.#mayOpen()) return false;
+    this.#launch();
+    return true;
+  }
+
+  #mayOpen(): boolean {
+    return this.#open < this.#maxCap &&
+      this.#openings.size < (this.#maxOpeningGiven ?? this.#maxCap);
+  }
+
+  /** Calls the factory; its outcome arrives in a later turn, also of a synchronous one. */
+  #launch(): void {
+    this.#open++;
+    if (this.#open > this.#maxCap) bug("more open than maxCap");
+    const call = new Opening(this.#generation);
+    this.#openings.add(call);
+    if (this.#factoryTimeout > 0) {
+      call.due = this.#calls.add(call, this.#factoryTimeout, this.#time());
+    }
+    if (this.#hooks.opened !== undefined) call.since = this.#time();
+    attempt(
+      () => this.#factory(call.controller.signal),
+      (value) => this.#delivered(call, value),
+      (error) => this.#failed(call, error),
+    );
+  }
+
+  #delivered(call: Opening, value: T): void {
+    const known = value === undefined || this.#entries.has(value);
+    if (known) {
+      // Not to be closed: it is somebody's.
+      const what = value === undefined
+        ? "undefined"
+        : "a resource that is in the pool already";
+      this.#failed(call, new TypeError(`The factory delivered ${what}`));
+      return;
+    }
+    if (!this.#openings.delete(call)) {
+      // Cut by its timeout, and its place given away.
+      this.#end(value, () => this.#tellClosed(value, "late"));
+      return;
+    }
+    if (call.due !== undefined) this.#calls.cancel(call.due);
+    const now = this.#timed || call.since >= 0 ? this.#time() : 0;
+    const lifetime = this.#maxLifetime *
+      (1 - LIFETIME_SPREAD * Math.random());
+    const entry = new Entry(value, now + lifetime, call.generation);
+    this.#entries.set(value, entry);
+    this.#openedCount++;
+    this.#lastFailure = undefined;
+    this.#settle(entry, now);
+    this.#serve();
+    if (this.#starting !== undefined && --this.#starting.left === 0) {
+      this.#starting.done();
+    }
+    const { opened } = this.#hooks;
+    if (opened === undefined) return;
+    this.#callHook(() => opened(value, now - call.since));
+  }
+
+  #failed(call: Opening, error: unknown): void {
+    // Cut by its timeout: this failure is told already.
+    if (!this.#openings.delete(call)) return;
+    if (call.due !== undefined) this.#calls.cancel(call.due);
+    this.#open--;
+    this.#openFailedCount++;
+    this.#lastFailure = { error };
+    // Every failure is paid for: by one waiter who has nothing else on its way, or
+    // by what was to be opened for no waiter, until the reaper looks again. Neither
+    // can spin.
+    const waiter = this.#waiting() > 0 ? this.#line.first() : undefined;
+    if (waiter === undefined) {
+      this.#wanted = 0;
+    } else {
+      this.#leave(waiter);
+      waiter.reject(error);
+    }
+    this.#freed();
+    if (waiter !== undefined) this.#waited(waiter);
+    else if (this.#starting !== undefined) this.#starting.failed(error);
+    // What fails after the close does as its signal told it.
+    else if (this.#closed === undefined) this.#report(error, "factory");
+  }
+
+  #overdue(call: Opening): void {
+    const error = new PoolTimeoutError(
+      `The factory did not deliver within ${this.#factoryTimeout} ms`,
+      this.#figures(),
+      this.#lastFailure && { cause: this.#lastFailure.error },
+    );
+    this.#failed(call, error);
+    call.controller.abort(error);
+  }
+
+  /** Pings an idle resource, for whoever is first in line when it has answered. */
+  #verify(entry: Entry<T>): void {
+    this.#idle.remove(entry);
+    entry.state = "pinging";
+    this.#pinging++;
+    if (this.#pingTimeout > 0) {
+      entry.due = this.#checks.add(entry, this.#pingTimeout, this.#time());
+    }
+    attempt(
+      () => this.#ping!(entry.value),
+      (answer) => answer === false ? this.#dead(entry) : this.#alive(entry),
+      (error) => this.#dead(entry, { error }),
+    );
+  }
+
+  #alive(entry: Entry<T>): void {
+    // Answered after its timeout, or after the pool was closed.
+    if (entry.state !== "pinging") return;
+    this.#pinging--;
+    if (entry.due !== undefined) this.#checks.cancel(entry.due);
+    entry.state = "borrowed";
+    this.#settle(entry, this.#timed ? this.#time() : 0);
+    this.#serve();
+  }
+
+  #dead(entry: Entry<T>, failure?: { error: unknown }): void {
+    if (entry.state !== "pinging") return;
+    this.#pingFailedCount++;
+    this.#retire(entry, "ping");
+    this.#serve();
+    if (failure !== undefined) this.#report(failure.error, "ping");
+  }
+
+  #unanswered(entry: Entry<T>): void {
+    const error = new PoolTimeoutError(
+      `The ping did not end within ${this.#pingTimeout} ms`,
+      this.#figures(),
+    );
+    this.#dead(entry, { error });
+  }
+
+  // ---- Closing -------------------------------------------------------------
+
+  #retire(entry: Entry<T>, reason: PoolCloseReason): void {
+    if (entry.state === "closing") bug("a resource is closed twice");
+    if (entry.state === "idle") this.#idle.remove(entry);
+    if (entry.state === "pinging") {
+      this.#pinging--;
+      if (entry.due !== undefined) this.#checks.cancel(entry.due);
+    }
+    entry.state = "closing";
+    this.#closing++;
+    if (reason === "maxIdle") this.#maxIdleClosed++;
+    else if (reason === "idleTimeout") this.#idleTimeoutClosed++;
+    else if (reason === "maxLifetime") this.#maxLifetimeClosed++;
+    else if (reason === "discard") this.#discardedCount++;
+    this.#end(entry.value, () => {
+      this.#entries.delete(entry.value);
+      this.#closing--;
+      this.#open--;
+      this.#freed();
+      this.#tellClosed(entry.value, reason);
+    });
+  }
+
+  /** Calls the user's `close`; `ended` follows at once where that is synchronous. */
+  #end(resource: T, ended: () => void): void {
+    let result: unknown;
+    try {
+      result = this.#dispose?.(resource);
+      if (isThenable(result)) {
+        Promise.resolve(result).then(ended, (error) => {
+          ended();
+          this.#report(error, "close");
+        });
+        return;
+      }
+    } catch (error) {
+      ended();
+      this.#report(error, "close");
+      return;
+    }
+    ended();
+  }
+
+  /** A place is free. */
+  #freed(): void {
+    if (this.#open < 0) bug("fewer than no places taken");
+    this.#serve();
+    if (this.#open > 0) return;
+    this.#stop();
+    if (this.#closed !== undefined) this.#drained();
+    else if (!this.#watching) this.#watch();
+  }
+
+  #tellClosed(resource: T, reason: PoolCloseReason): void {
+    const { closed } = this.#hooks;
+    if (closed !== undefined) this.#callHook(() => closed(resource, reason));
+  }
+
+  #shut(): Promise<void> {
+    this.#closed = new Promise((resolve, reject) => {
+      this.#drained = resolve;
+      this.#abandon = reject;
+    });
+    // Who does not await the close is not to be ended by its rejection.
+    this.#closed.catch(noop);
+    this.#generation++;
+    this.#wanted = 0;
+    this.#stop();
+    for (let waiter; (waiter = this.#line.first()) !== undefined;) {
+      this.#leave(waiter);
+      waiter.reject(new PoolClosedError());
+      this.#waited(waiter);
+    }
+    for (const entry of [...this.#entries.values()]) {
+      // What is pinged is no borrower's; nobody needs the answer any more.
+      if (entry.state === "idle" || entry.state === "pinging") {
+        this.#retire(entry, "close");
+      }
+    }
+    for (const call of [...this.#openings]) {
+      call.controller.abort(new PoolClosedError());
+    }
+    if (this.#open === 0) this.#freed();
+    else if (!this.#watching) this.#watch();
+    return this.#closed;
+  }
+
+  // ---- Time ----------------------------------------------------------------
+
+  /** Reads the clock, and while reads are frequent lets puts share the reading. */
+  #time(): number {
+    const now = performance.now();
+    if (now - this.#tickStart >= TICK) {
+      this.#tickStart = now;
+      this.#tickReads = 0;
+    } else if (++this.#tickReads === HOT_READS && !this.#ticking) {
+      this.#ticking = true;
+      this.#tick = later(() => this.#ticking = false, TICK);
+      unref(this.#tick);
+    }
+    return this.#now = now;
+  }
+
+  /** Starts the reaper if there is something it will have to look at. */
+  #watch(): void {
+    const open = this.#closed === undefined;
+    if (
+      (this.#leakTimeout > 0 && this.#inUse() > 0) ||
+      (open && this.#idle.size > 0 &&
+        Math.min(this.#idleTimeout, this.#maxLifetime) < Infinity) ||
+      (open && this.#idle.size < this.#leastIdle() &&
+        this.#open < this.#maxCap)
+    ) {
+      this.#watching = true;
+      this.#reaper = later(() => this.#reap(), this.#reapInterval);
+      unref(this.#reaper);
+    }
+  }
+
+  #stop(): void {
+    clearTimeout(this.#tick);
+    this.#ticking = false;
+    if (this.#reaper === undefined) return;
+    clearTimeout(this.#reaper);
+    this.#reaper = undefined;
+    this.#watching = false;
+  }
+
+  #reap(): void {
+    this.#reaper = undefined;
+    this.#watching = false;
+    const now = this.#time();
+    // Collected first: closing may call back and change the list.
+    const expired: Entry<T>[] = [];
+    for (const entry of this.#entries.values()) {
+      if (entry.state === "idle" && this.#expiry(entry, now)) {
+        expired.push(entry);
+      }
+    }
+    for (const entry of expired) {
+      const reason = this.#expiry(entry, now);
+      if (entry.state === "idle" && reason) this.#retire(entry, reason);
+    }
+    if (this.#leakTimeout > 0) this.#findLeaks(now);
+    if (this.#closed === undefined) {
+      const spare = Math.max(0, this.#openings.size - this.#line.size);
+      const missing = this.#leastIdle() - this.#idle.size - spare;
+      this.#wanted = Math.max(0, missing);
+      this.#serve();
+    }
+    if (!this.#watching) this.#watch();
+  }
+
+  #expiry(
+    entry: Entry<T>,
+    now: number,
+  ): "idleTimeout" | "maxLifetime" | undefined {
+    if (now - entry.since >= this.#idleTimeout) return "idleTimeout";
+    return now >= entry.expiresAt ? "maxLifetime" : undefined;
+  }
+
+  #pingDue(entry: Entry<T>, now: number): boolean {
+    return this.#ping !== undefined && now - entry.since >= this.#pingAfterIdle;
+  }
+
+  #trace(): Error | undefined {
+    return this.#leakTimeout > 0 ? new Error("Borrowed here") : undefined;
+  }
+
+  #findLeaks(now: number): void {
+    for (const entry of [...this.#entries.values()]) {
+      const borrowed = now - entry.since;
+      if (
+        entry.state !== "borrowed" || entry.trace === undefined ||
+        entry.reported || borrowed < this.#leakTimeout
+      ) continue;
+      entry.reported = true;
+      const message =
+        `A resource has been borrowed for ${Math.round(borrowed)}` +
+        ` ms, longer than leakTimeout of ${this.#leakTimeout} ms`;
+      this.#report(new Error(message, { cause: entry.trace }), "leak");
+    }
+  }
+
+  /** A traced borrow is over. */
+  #returned(entry: Entry<T>): void {
+    const { trace, reported, since } = entry;
+    entry.trace = undefined;
+    if (!reported) return;
+    const borrowed = Math.round(this.#time() - since);
+    const message =
+      `A resource reported as leaked is back after ${borrowed} ms`;
+    this.#report(new Error(message, { cause: trace }), "leak");
+  }
+
+  // ---- Figures and reports -------------------------------------------------
+
+  #next(): Entry<T> | undefined {
+    return this.#lifo ? this.#idle.last() : this.#idle.first();
+  }
+
+  /** Whether a resource that comes back is one too many since a resize. */
+  #surplus(): boolean {
+    return this.#open - this.#closing > this.#maxCap;
+  }
+
+  #maxIdle(): number {
+    return this.#maxIdleGiven ?? this.#maxCap;
+  }
+
+  #leastIdle(): number {
+    return Math.min(this.#minIdle, this.#maxIdle(), this.#maxCap);
+  }
+
+  #inUse(): number {
+    return this.#open - this.#idle.size - this.#openings.size - this.#closing;
+  }
+
+  /** Callers in line for whom nothing is on its way. */
+  #waiting(): number {
+    return Math.max(
+      0,
+      this.#line.size - this.#openings.size - this.#pinging,
+    );
+  }
+
+  #figures(): PoolFigures {
+    return {
+      open: this.#open,
+      inUse: this.#inUse(),
+      waiting: this.#waiting(),
+    };
+  }
+
+  #report(error: unknown, operation: PoolOperation): void {
+    try {
+      const result: unknown = this.#onError?.(error, operation);
+      if (isThenable(result)) Promise.resolve(result).catch(noop);
+    } catch {
+      // Nobody is left to tell.
+    }
+  }
+
+  #callHook(hook: () => unknown): void {
+    try {
+      const result = hook();
+      if (!isThenable(result)) return;
+      Promise.resolve(result).catch((error) => this.#report(error, "hook"));
+    } catch (error) {
+      this.#report(error, "hook");
+    }
+  }
+}
+
+type State = "idle" | "borrowed" | "pinging" | "closing";
+type Reject = (reason: unknown) => void;
+/** A number in browsers, an object in Node and Deno. */
+type Timer = ReturnType<typeof setTimeout>;
+
+/** A member of a {@linkcode List}; the list's own links run through it. */
+class Link {
+  prev: Link = this;
+  next: Link = this;
+}
+
+/** A doubly linked ring: every operation is O(1) and allocates nothing. */
+class List<N extends Link> {
+  readonly #end = new Link();
+  size = 0;
+
+  first(): N | undefined {
+    return this.size === 0 ? undefined : this.#end.next as N;
+  }
+
+  last(): N | undefined {
+    return this.size === 0 ? undefined : this.#end.prev as N;
+  }
+
+  push(link: N): void {
+    const end = this.#end;
+    link.prev = end.prev;
+    link.next = end;
+    end.prev.next = link;
+    end.prev = link;
+    this.size++;
+  }
+
+  /** The link must be a member. */
+  remove(link: N): void {
+    link.prev.next = link.next;
+    link.next.prev = link.prev;
+    this.size--;
+  }
+}
+
+/** A resource and its place. */
+class Entry<T> extends Link {
+  state: State = "borrowed";
+  /** When it became idle; when it was lent, if it is traced. */
+  since = 0;
+  /** Which borrow of all this is. */
+  serial = 0;
+  due: Due<Entry<T>> | undefined = undefined;
+  trace: Error | undefined = undefined;
+  reported = false;
+
+  constructor(
+    readonly value: T,
+    readonly expiresAt: number,
+    readonly generation: number,
+  ) {
+    super();
+  }
+}
+
+/** A caller in line. */
+class Waiter<T> extends Link {
+  queued = true;
+  /** When it began to wait; negative if something was on its way for it at once. */
+  since = -1;
+  due: Due<Waiter<T>> | undefined = undefined;
+  group: Group<T> | undefined = undefined;
+
+  constructor(
+    readonly resolve: (resource: T) => void,
+    readonly reject: Reject,
+    readonly timeout: number,
+    readonly trace: Error | undefined,
+  ) {
+    super();
+  }
+}
+
+/** The waiters that share a signal, and their one listener. */
+interface Group<T> {
+  readonly signal: AbortSignal;
+  readonly waiters: Set<Waiter<T>>;
+  readonly abort: () => void;
+}
+
+/** A call of the factory under way. */
+class Opening {
+  readonly controller = new AbortController();
+  /** When it began; negative if nobody wants to know. */
+  since = -1;
+  due: Due<Opening> | undefined = undefined;
+
+  constructor(readonly generation: number) {}
+}
+
+/** The moment at which something is up for its owner. */
+class Due<O> extends Link {
+  constructor(
+    readonly owner: O,
+    readonly at: number,
+    readonly bucket: List<Due<O>>,
+  ) {
+    super();
+  }
+}
+
+/**
+ * Many deadlines on one timer. Those of the same length are due in the order they
+ * came, so each length has a bucket that is a queue, and the timer looks at the
+ * heads alone: adding and cancelling are O(1). Beyond a number of lengths, others
+ * are rounded up by at most 1/32, which bounds the number of buckets; no deadline
+ * is ever early.
+ *
+ * The timer runs only while there are deadlines, and then keeps the process alive:
+ * somebody awaits what they end.
+ */
+class Alarm<O> {
+  readonly #expire: (owner: O) => void;
+  readonly #buckets = new Map<number, List<Due<O>>>();
+  #size = 0;
+  #timer: Timer | undefined;
+  #at = Infinity;
+
+  constructor(expire: (owner: O) => void) {
+    this.#expire = expire;
+  }
+
+  add(owner: O, duration: number, now: number): Due<O> {
+    let length = duration;
+    let bucket = this.#buckets.get(length);
+    if (bucket === undefined && this.#buckets.size >= EXACT_BUCKETS) {
+      const step = 2 ** (Math.floor(Math.log2(duration)) - 5);
+      length = Math.ceil(duration / step) * step;
+      bucket = this.#buckets.get(length);
+    }
+    if (bucket === undefined) {
+      this.#buckets.set(length, bucket = new List());
+    }
+    const due = new Due(owner, now + length, bucket);
+    bucket.push(due);
+    this.#size++;
+    this.#set(due.at, now);
+    return due;
+  }
+
+  cancel(due: Due<O>): void {
+    due.bucket.remove(due);
+    if (--this.#size > 0) return;
+    clearTimeout(this.#timer);
+    this.#at = Infinity;
+    this.#buckets.clear();
+  }
+
+  /** Sees to it that the timer fires no later than at `at`. */
+  #set(at: number, now: number): void {
+    if (at >= this.#at) return;
+    if (this.#at < Infinity) clearTimeout(this.#timer);
+    this.#at = at;
+    this.#timer = later(() => this.#ring(), at - now);
+  }
+
+  #ring(): void {
+    this.#at = Infinity;
+    const now = performance.now();
+    for (const bucket of this.#buckets.values()) {
+      // Looks anew each time: what expires may call back, add and cancel.
+      for (let due; (due = bucket.first()) && due.at <= now;) {
+        this.#expire(due.owner);
+        if (bucket.first() === due) bug("a deadline outlived its moment");
+      }
+    }
+    for (const [length, bucket] of this.#buckets) {
+      const due = bucket.first();
+      if (due === undefined) this.#buckets.delete(length);
+      else this.#set(due.at, now);
+    }
+  }
+}
+
+class Loan<T> implements Lease<T> {
+  readonly value: T;
+  readonly #release: (how: "put" | "discard") => boolean;
+
+  constructor(value: T, release: (how: "put" | "discard") => boolean) {
+    this.value = value;
+    this.#release = release;
+  }
+
+  put(): void {
+    if (!this.#release("put")) throw new TypeError("The lease is over");
+  }
+
+  discard(): void {
+    if (!this.#release("discard")) throw new TypeError("The lease is over");
+  }
+
+  [Symbol.dispose](): void {
+    this.#release("put");
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#release("put");
+    return Promise.resolve();
+  }
+}
+
+function noop(): void {}
+
+/** For states that cannot be: better loud than a pool that lends the wrong thing. */
+function bug(what: string): never {
+  throw new Error(`bug: ${what}`);
+}
+
+/** Calls at once, and reports the outcome in a later turn however it came. */
+function attempt<R>(
+  call: () => R | PromiseLike<R>,
+  done: (result: R) => void,
+  failed: Reject,
+): void {
+  new Promise<R>((resolve) => resolve(call())).then(done, failed);
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === "object" && value !== null &&
+    typeof (value as { then?: unknown }).then === "function";
+}
+
+/** A timer that is never early; one cut at the largest delay must look again. */
+function later(fire: () => void, delay: number): Timer {
+  return setTimeout(fire, Math.min(Math.ceil(delay), MAX_DELAY));
+}
+
+/** Lets the process end although the timer runs; browsers have no such thing. */
+function unref(timer: Timer): void {
+  if (typeof timer === "object") {
+    (timer as { unref?: () => void }).unref?.();
+  } else {
+    const { Deno } = globalThis as {
+      Deno?: { unrefTimer?: (id: number) => void };
+    };
+    Deno?.unrefTimer?.(timer);
+  }
+}
+
+function describe({ open, inUse, waiting }: PoolFigures): string {
+  return `${open} open, ${inUse} in use, ${waiting} waiting`;
+}
+
+function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "function") return "a function";
+  return typeof value === "object" && value !== null
+    ? "an object"
+    : String(value);
+}
+
+function checkFunction(name: string, value: unknown): void {
+  if (typeof value === "function") return;
+  throw new TypeError(`${name} must be a function, received ${show(value)}`);
+}
+
+function count(
+  name: string,
+  value: number,
+  least: number,
+  most: number,
+): number {
+  if (typeof value !== "number") {
+    throw new TypeError(`${name} must be a number, received ${show(value)}`);
+  }
+  const whole = Number.isSafeInteger(value) || value === Infinity;
+  if (!whole || value < least || value > most) {
+    const range = most === Infinity
+      ? `of at least ${least}`
+      : `from ${least} to ${most}`;
+    throw new RangeError(
+      `${name} must be a whole number ${range}, received ${value}`,
+    );
+  }
+  return value;
+}
+
+function duration(name: string, value = 0): number {
+  const error = durationError(name, value);
+  if (error !== undefined) throw error;
+  return value;
+}
+
+function durationError(name: string, value: unknown): Error | undefined {
+  if (typeof value !== "number") {
+    return new TypeError(`${name} must be a number, received ${show(value)}`);
+  }
+  if (value >= 0 && value < Infinity) return undefined;
+  return new RangeError(
+    `${name} must be a finite number of at least 0, received ${value}`,
+  );
+}
