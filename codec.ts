@@ -68,8 +68,9 @@ const MAX_ROOM = 64 * 1024;
 const LEAST_ROOM = 256;
 
 /** A frame's memory grows to at most this many times the bytes of it that
- * have arrived. Four copies a third of the frame at most; two would copy all
- * of it, and more would reserve more on a stranger's word. */
+ * have arrived. With four, a large frame is copied for a third of its length
+ * (see `grow`); two would copy all of it, and more would reserve more on a
+ * stranger's word. */
 const GROWTH = 4;
 
 /** Size of the blocks that outgoing small frames are copied into. */
@@ -257,8 +258,8 @@ export function encodeFrame(
  * - A frame before a bad one is delivered before the error; then the error is
  *   sticky: every later call throws it.
  * - A length is judged before memory is reserved for it, and memory grows
- *   only with bytes that have arrived: to at most four times their number,
- *   or 64 KiB.
+ *   only with bytes that have arrived: to about four times their number, or
+ *   64 KiB, at most.
  * - Work is linear in the bytes, whatever their chunking.
  * - A frame handed out is a view on memory that is never written again. It
  *   may share that memory with its neighbours (at most 64 KiB, or the chunk
@@ -329,9 +330,7 @@ export class FrameDecoder {
       const held = this.#end - this.#start;
       // Growing in proportion keeps the copying linear. A frame in progress
       // gets no more than itself; frames that nobody decodes double.
-      const grown = held < this.#frameLength
-        ? Math.min(this.#frameLength, GROWTH * held)
-        : 2 * held;
+      const grown = held < this.#frameLength ? this.#grow(held) : 2 * held;
       this.#move(Math.max(held + chunk.length, MIN_ROOM, grown));
     }
     this.#chunk.set(chunk, this.#end);
@@ -361,7 +360,7 @@ export class FrameDecoder {
         // has arrived to pay for all of it, or when the room is used up.
         const size = this.#frameLength <= wanted
           ? wanted
-          : Math.min(this.#frameLength, Math.max(wanted, GROWTH * held));
+          : Math.max(wanted, this.#grow(held));
         if (size >= this.#frameLength || room < LEAST_ROOM) this.#move(size);
       }
     } else if (
@@ -469,6 +468,20 @@ export class FrameDecoder {
       if (at === this.#start) this.#fail(error);
       throw error;
     }
+  }
+
+  /**
+   * The memory for a frame in progress, of which `held` bytes have arrived:
+   * the whole, a quarter, a quarter of that, … Steps counted down from the
+   * whole are copied for a quarter of it at the last; counted up from what is
+   * held, one might end just short of the whole and copy nearly all of it.
+   */
+  #grow(held: number): number {
+    // A step is as good as filled when no read's worth of room is left of it.
+    const most = GROWTH * (held + LEAST_ROOM);
+    let size = this.#frameLength;
+    while (size > most) size = Math.ceil(size / GROWTH);
+    return size === this.#frameLength ? size : Math.max(size, 2 * held);
   }
 
   /** Goes on in new memory of `size` bytes; only unfinished bytes are copied. */
