@@ -564,6 +564,18 @@ export class FrameEncoder {
   }
 
   /**
+   * Judges a payload without queueing it.
+   *
+   * @param payload The bytes that would be framed.
+   * @returns The number of bytes that the frame would take on the wire.
+   * @throws {FrameTooLargeError} As {@linkcode encodeFrame}.
+   * @throws {InvalidFrameLengthError} Likewise.
+   */
+  measure(payload: Uint8Array): number {
+    return this.#layout.headerLength + checkPayload(this.#layout, payload);
+  }
+
+  /**
    * Queues one payload as one frame. Up to 16 KiB are copied; what is larger
    * is referred to and must not change until it has been written.
    *
@@ -725,7 +737,8 @@ export interface FrameSource {
 export class FrameReader {
   readonly #source: FrameSource;
   readonly #decoder: FrameDecoder;
-  /** Reads asked for and not settled, and the last of them. */
+  /** Reads asked for and not settled, and the last of them; none is kept once
+   * all have settled, since it would keep its frame alive. */
   #pending = 0;
   #last: Promise<unknown> | undefined;
   #ended = false;
@@ -759,7 +772,7 @@ export class FrameReader {
     const result = this.#pending++ === 0
       ? next()
       : this.#last!.then(next, next);
-    this.#last = result;
+    this.#last = this.#pending > 0 ? result : undefined;
     return result;
   }
 
@@ -791,7 +804,7 @@ export class FrameReader {
       this.#error = error;
       throw error;
     } finally {
-      this.#pending--;
+      if (--this.#pending === 0) this.#last = undefined;
     }
   }
 }

@@ -428,7 +428,8 @@ class Limits {
   /** Reports an error; what `onError` makes of it counts only for a handler's. */
   report(error: unknown, context?: HandlerContext): unknown {
     try {
-      return this.onError?.(error, context);
+      const { onError } = this;
+      return onError?.(error, context);
     } catch {
       // There is nobody left to tell.
       return undefined;
@@ -697,7 +698,8 @@ class Connection {
     this.#stats.requests++;
     let result: unknown;
     try {
-      result = this.#limits.handler(frame, this.context);
+      const { handler } = this.#limits;
+      result = handler(frame, this.context);
       if (this.#first === null && !isThenable(result)) {
         // Nothing to wait for and nobody before it: no slot, no turn.
         if (result !== undefined && result !== null) {
