@@ -290,6 +290,8 @@ export class FrameDecoder {
   /** Bytes on the wire of the frame that starts at `#start`, judged; 0 while
    * its header has not been read. */
   #frameLength = 0;
+  /** Room given out and not yet taken back: the most that may be advanced. */
+  #offered = 0;
   /** The room that the next chunk should have, learnt from the reads. */
   #roomWanted = MIN_ROOM;
   /** How much the last read brought. */
@@ -335,6 +337,7 @@ export class FrameDecoder {
     }
     this.#chunk.set(chunk, this.#end);
     this.#end += chunk.length;
+    this.#offered = 0;
   }
 
   /**
@@ -369,6 +372,7 @@ export class FrameDecoder {
     ) {
       this.#move(Math.max(wanted, 2 * held));
     }
+    this.#offered = this.#chunk.length - this.#end;
     return this.#end === 0 ? this.#chunk : this.#chunk.subarray(this.#end);
   }
 
@@ -376,14 +380,16 @@ export class FrameDecoder {
    * Says how many bytes of the room were filled, from its front.
    *
    * @param n Number of bytes, 0 to the length of the room.
-   * @throws {RangeError} If `n` is not such a number.
+   * @throws {RangeError} If `n` is not such a number, or the room has been
+   * taken back by a `push`.
    * @throws {FrameError} The sticky error, if an earlier call failed.
    */
   advance(n: number): void {
     this.#throwIfFailed();
-    const room = this.#chunk.length - this.#end;
+    const room = this.#offered;
     checkCount("Advanced bytes", n, room);
     if (n === 0) return;
+    this.#offered -= n;
     this.#end += n;
     this.#lastRead = n;
     // A full read says that more is waiting, unless the room ended with a
