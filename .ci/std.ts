@@ -15,7 +15,8 @@ const VENDOR = new URL("../vendor/", import.meta.url);
 /** Version of `deno-std`, and of the stand-ins: a version JSR does not have. */
 const VERSION = "1.4.0";
 
-/** The declarations of what this project uses; add to them what it comes to use. */
+/** What this project uses, and no more. After a change, remove `vendor/`: what
+ * is laid out there already is left alone. */
 const DECLARATIONS: Record<string, string> = {
   assert: `
 type AnyConstructor = abstract new (...args: any[]) => any;
