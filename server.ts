@@ -74,7 +74,6 @@ const SCRAP: Uint8Array<ArrayBuffer> = new Uint8Array(4096);
 export type Handler = (
   payload: Uint8Array<ArrayBuffer>,
   context: HandlerContext,
-  // deno-lint-ignore no-explicit-any -- `void` would refuse async functions
 ) => Uint8Array | null | void | Promise<Uint8Array | null | void>;
 
 /** What a {@linkcode Handler} knows of its connection. Every request of a
