@@ -344,12 +344,15 @@ const MAX_DELAY = 2 ** 31 - 1;
 const DEFAULT_REAP_INTERVAL = 1_000;
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
-/** Timeouts that get a bucket of their own before others are rounded up. */
-const EXACT_BUCKETS = 64;
-/** How long a clock reading may serve puts once the pool is hot. */
-const TICK = 1;
-/** Readings within one tick that make a pool hot: a timer costs about as much as twenty. */
+/** Timeouts of waiters kept apart exactly before further ones are rounded up. */
+const EXACT_QUEUES = 16;
+/** Clock readings within a tick that make a pool hot: a timer costs about twenty. */
 const HOT_READS = 32;
+/** How long a hot pool may share a reading, and how often. */
+const TICK = 1;
+const SHARES = 16;
+/** The shortest limit, in ticks, that may be judged by a shared reading. */
+const SHARING_LIMIT = 100;
 
 /**
  * Lends resources, opens them when they are missing, and closes what is broken,
@@ -441,10 +444,12 @@ export class Pool<T> implements AsyncDisposable {
   #pinging = 0;
   /** Every resource that has a place, by identity, in any state. */
   readonly #entries = new Map<T, Entry<T>>();
-  /** In the order of their `since`: the longest idle first. */
-  readonly #idle = new List<Entry<T>>();
+  /** The longest idle first, each with the time of its put. */
+  readonly #idle = new Ring<Entry<T>>();
   /** In the order of arrival. */
-  readonly #line = new List<Waiter<T>>();
+  readonly #line = new Line<T>((waiter, timeout) =>
+    this.#timedOut(waiter, timeout)
+  );
   /** One listener for all waiters that share a signal. */
   readonly #groups = new Map<AbortSignal, Group<T>>();
   readonly #openings = new Set<Opening>();
@@ -459,20 +464,10 @@ export class Pool<T> implements AsyncDisposable {
   #drained: () => void = noop;
   #abandon: Reject = noop;
 
-  readonly #waits = new Alarm<Waiter<T>>((waiter) => this.#timedOut(waiter));
-  readonly #calls = new Alarm<Opening>((call) => this.#overdue(call));
-  readonly #checks = new Alarm<Entry<T>>((entry) => this.#unanswered(entry));
-
   #reaper: Timer | undefined;
   /** Whether the reaper's timer runs; always true where it never has work. */
   #watching: boolean;
-  /** The latest clock reading. */
-  #now = 0;
-  /** Runs while `#now` may serve puts. */
-  #tick: Timer | undefined;
-  #ticking = false;
-  #tickStart = 0;
-  #tickReads = 0;
+  readonly #clock: Clock;
 
   #getCount = 0;
   #waitCount = 0;
@@ -557,8 +552,15 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#reapInterval === 0) {
       throw new RangeError("reapInterval must be more than 0, received 0");
     }
-    this.#timed = limits.length > 0 ||
-      (ping !== undefined && this.#pingAfterIdle > 0);
+    const shortest = Math.min(
+      ...limits,
+      ping !== undefined && this.#pingAfterIdle || Infinity,
+    );
+    this.#timed = shortest < Infinity;
+    this.#clock = new Clock(
+      shortest >= SHARING_LIMIT * TICK,
+      () => this.#line.rest(),
+    );
     this.#watching = limits.length === 0 && this.#minIdle === 0;
 
     this.#wanted = initialCap;
@@ -630,10 +632,10 @@ export class Pool<T> implements AsyncDisposable {
     const signal = options?.signal;
     // Before anything else: who has left already must not take anything.
     if (signal?.aborted) return this.#canceled(signal);
-    const trace = this.#trace();
-    const entry = this.#take(trace);
+    const origin = this.#origin();
+    const entry = this.#take(origin);
     if (entry !== undefined) return Promise.resolve(entry.value);
-    return this.#wait(signal, options?.timeout ?? this.#getTimeout, trace);
+    return this.#wait(signal, options?.timeout ?? this.#getTimeout, origin);
   }
 
   /**
@@ -643,7 +645,7 @@ export class Pool<T> implements AsyncDisposable {
    * everything).
    */
   tryGet(): T | undefined {
-    return this.#take(this.#trace())?.value;
+    return this.#take(this.#origin())?.value;
   }
 
   /**
@@ -654,13 +656,8 @@ export class Pool<T> implements AsyncDisposable {
    */
   put(resource: T): void {
     const entry = this.#borrowed(resource);
-    if (entry.trace !== undefined) this.#returned(entry);
-    // Once the pool is hot, the latest get's reading serves: up to a tick early,
-    // and by as long as the caller blocked the event loop. An early time errs on
-    // the safe side: what is closed too soon is replaced, what is lent too late
-    // fails its borrower.
-    const now = !this.#timed ? 0 : this.#ticking ? this.#now : this.#time();
-    this.#settle(entry, now);
+    if (entry.trace !== undefined) this.#returned(entry, entry.trace);
+    this.#settle(entry, this.#timed ? this.#clock.atLeast() : 0);
   }
 
   /**
@@ -671,7 +668,7 @@ export class Pool<T> implements AsyncDisposable {
    */
   discard(resource: T): void {
     const entry = this.#borrowed(resource);
-    if (entry.trace !== undefined) this.#returned(entry);
+    if (entry.trace !== undefined) this.#returned(entry, entry.trace);
     this.#retire(entry, "discard");
   }
 
@@ -764,8 +761,17 @@ export class Pool<T> implements AsyncDisposable {
   /**
    * Closes everything that is open now: what is idle at once, what is borrowed at
    * its put. For use after the far side has moved or changed its credentials.
+   *
+   * @param resource Closes only this one, if it is in the pool: for a resource
+   * that says by itself that it has died, idle or not.
    */
-  evict(): void {
+  evict(resource?: T): void {
+    if (resource !== undefined) {
+      const entry = this.#entries.get(resource);
+      if (entry?.state === "idle") this.#retire(entry, "evict");
+      else if (entry !== undefined) entry.generation = -1;
+      return;
+    }
     const generation = ++this.#generation;
     for (let entry; (entry = this.#idle.first()) !== undefined;) {
       // What is idle and newer came in through a callback, behind what is older.
@@ -844,9 +850,9 @@ export class Pool<T> implements AsyncDisposable {
   // ---- Lending -------------------------------------------------------------
 
   /** Lends an idle resource, if there is one that may be lent as it is. */
-  #take(trace: Error | undefined): Entry<T> | undefined {
+  #take(origin: Error | undefined): Entry<T> | undefined {
     if (this.#idle.size === 0) return undefined;
-    const now = this.#timed ? this.#time() : 0;
+    const now = this.#timed ? this.#clock.atMost() : 0;
     // Looks anew each time: closing an expired one may call back into the pool.
     while (this.#line.size === 0) {
       const entry = this.#next();
@@ -855,7 +861,7 @@ export class Pool<T> implements AsyncDisposable {
       if (reason === undefined) {
         if (this.#pingDue(entry, now)) return undefined;
         this.#idle.remove(entry);
-        this.#lend(entry, now, trace);
+        this.#lend(entry, now, origin);
         if (!this.#watching) this.#watch();
         return entry;
       }
@@ -868,7 +874,7 @@ export class Pool<T> implements AsyncDisposable {
   #wait(
     signal: AbortSignal | undefined,
     timeout: number,
-    trace: Error | undefined,
+    origin: Error | undefined,
   ): Promise<T> {
     const invalid = durationError("timeout", timeout);
     if (invalid !== undefined) return Promise.reject(invalid);
@@ -884,24 +890,23 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#closed !== undefined) {
       return Promise.reject(new PoolClosedError());
     }
-    return new Promise<T>((resolve, reject) => {
-      const waiter = new Waiter<T>(resolve, reject, timeout, trace);
-      const now = timeout > 0 ? this.#time() : 0;
-      this.#line.push(waiter);
-      if (timeout > 0) waiter.due = this.#waits.add(waiter, timeout, now);
+    return new Promise<T>((resolve) => {
+      const waiter = new Waiter<T>(resolve, origin);
+      this.#line.push(waiter, timeout, timeout > 0 ? this.#clock.read() : 0);
       if (signal !== undefined) this.#follow(signal, waiter);
       this.#serve();
       const waiting = this.#waiting();
       // Served, or turned away by a callback of what it asked for.
-      if (!waiter.queued || waiting === 0) return;
+      if (waiter.queue === undefined || waiting === 0) return;
       if (waiting > this.#maxWaiting) {
         this.#leave(waiter);
         const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
-        reject(new PoolExhaustedError(message, this.#figures()));
+        waiter.reject(new PoolExhaustedError(message, this.#figures()));
         return;
       }
       this.#waitCount++;
-      waiter.since = timeout > 0 ? now : this.#time();
+      waiter.counted = true;
+      if (timeout === 0) waiter.queue.setTime(waiter, this.#clock.atLeast());
     });
   }
 
@@ -913,9 +918,9 @@ export class Pool<T> implements AsyncDisposable {
       const abort = () => {
         for (const waiter of waiters) {
           this.#cancelCount++;
-          this.#leave(waiter);
+          const waited = this.#leave(waiter);
           waiter.reject(signal.reason);
-          this.#waited(waiter);
+          this.#tellWaited(waited);
         }
       };
       group = { signal, waiters, abort };
@@ -926,40 +931,35 @@ export class Pool<T> implements AsyncDisposable {
     waiter.group = group;
   }
 
-  /** The one way out of the line, for whatever reason. */
-  #leave(waiter: Waiter<T>): void {
-    if (!waiter.queued) bug("a waiter left the line twice");
-    waiter.queued = false;
-    this.#line.remove(waiter);
-    if (waiter.due !== undefined) this.#waits.cancel(waiter.due);
+  /** The one way out of the line; returns how long it waited, if it counts. */
+  #leave(waiter: Waiter<T>): number | undefined {
+    const since = this.#line.remove(waiter);
+    // While the pool is hot the next caller would but start the timer again.
+    if (!this.#clock.hot) this.#line.rest();
     const group = waiter.group;
-    if (group === undefined) return;
-    group.waiters.delete(waiter);
-    if (group.waiters.size > 0) return;
-    this.#groups.delete(group.signal);
-    group.signal.removeEventListener("abort", group.abort);
+    if (group !== undefined) {
+      group.waiters.delete(waiter);
+      if (group.waiters.size === 0) {
+        this.#groups.delete(group.signal);
+        group.signal.removeEventListener("abort", group.abort);
+      }
+    }
+    if (!waiter.counted) return undefined;
+    const waited = Math.max(0, this.#clock.atLeast() - since);
+    this.#waitDuration += waited;
+    return waited;
   }
 
-  /** Accounts for the time in line; last of all, since a hook may call back. */
-  #waited(waiter: Waiter<T>): void {
-    if (waiter.since < 0) return;
-    const now = this.#ticking ? this.#now : this.#time();
-    const duration = Math.max(0, now - waiter.since);
-    this.#waitDuration += duration;
-    const { waited } = this.#hooks;
-    if (waited !== undefined) this.#callHook(() => waited(duration));
-  }
-
-  #timedOut(waiter: Waiter<T>): void {
+  #timedOut(waiter: Waiter<T>, timeout: number): void {
     this.#timeoutCount++;
     const error = new PoolTimeoutError(
-      `No resource within ${waiter.timeout} ms`,
+      `No resource within ${timeout} ms`,
       this.#figures(),
       this.#lastFailure && { cause: this.#lastFailure.error },
     );
-    this.#leave(waiter);
+    const waited = this.#leave(waiter);
     waiter.reject(error);
-    this.#waited(waiter);
+    this.#tellWaited(waited);
   }
 
   #canceled(signal: AbortSignal): Promise<never> {
@@ -967,14 +967,12 @@ export class Pool<T> implements AsyncDisposable {
     return Promise.reject(signal.reason);
   }
 
-  #lend(entry: Entry<T>, now: number, trace: Error | undefined): void {
+  #lend(entry: Entry<T>, now: number, origin: Error | undefined): void {
     entry.state = "borrowed";
     // Tells this borrow from every other of the same resource.
     entry.serial = ++this.#getCount;
-    if (trace === undefined) return;
-    entry.trace = trace;
-    entry.since = now;
-    entry.reported = false;
+    if (origin === undefined) return;
+    entry.trace = { origin, since: now, reported: false };
   }
 
   /**
@@ -1005,18 +1003,17 @@ export class Pool<T> implements AsyncDisposable {
       this.#retire(entry, "maxIdle");
     } else {
       entry.state = "idle";
-      entry.since = now;
-      this.#idle.push(entry);
+      this.#idle.push(entry, now);
       if (!this.#watching) this.#watch();
     }
   }
 
   #give(entry: Entry<T>, waiter: Waiter<T>, now: number): void {
-    this.#leave(waiter);
-    this.#lend(entry, now, waiter.trace);
+    const waited = this.#leave(waiter);
+    this.#lend(entry, now, waiter.origin);
     waiter.resolve(entry.value);
     if (!this.#watching) this.#watch();
-    this.#waited(waiter);
+    this.#tellWaited(waited);
   }
 
   /** Ends one borrow, unless it is over. */
@@ -1059,7 +1056,7 @@ export class Pool<T> implements AsyncDisposable {
     }
     const entry = this.#next();
     if (entry !== undefined) {
-      const now = this.#timed ? this.#time() : 0;
+      const now = this.#timed ? this.#clock.atMost() : 0;
       const reason = this.#expiry(entry, now);
       if (reason !== undefined) {
         this.#retire(entry, reason);
@@ -1088,9 +1085,9 @@ export class Pool<T> implements AsyncDisposable {
     const call = new Opening(this.#generation);
     this.#openings.add(call);
     if (this.#factoryTimeout > 0) {
-      call.due = this.#calls.add(call, this.#factoryTimeout, this.#time());
+      call.timer = later(() => this.#overdue(call), this.#factoryTimeout);
     }
-    if (this.#hooks.opened !== undefined) call.since = this.#time();
+    if (this.#hooks.opened !== undefined) call.since = this.#clock.read();
     attempt(
       () => this.#factory(call.controller.signal),
       (value) => this.#delivered(call, value),
@@ -1113,8 +1110,8 @@ export class Pool<T> implements AsyncDisposable {
       this.#end(value, () => this.#tellClosed(value, "late"));
       return;
     }
-    if (call.due !== undefined) this.#calls.cancel(call.due);
-    const now = this.#timed || call.since >= 0 ? this.#time() : 0;
+    clearTimeout(call.timer);
+    const now = this.#timed || call.since >= 0 ? this.#clock.read() : 0;
     const lifetime = this.#maxLifetime *
       (1 - LIFETIME_SPREAD * Math.random());
     const entry = new Entry(value, now + lifetime, call.generation);
@@ -1134,7 +1131,7 @@ export class Pool<T> implements AsyncDisposable {
   #failed(call: Opening, error: unknown): void {
     // Cut by its timeout: this failure is told already.
     if (!this.#openings.delete(call)) return;
-    if (call.due !== undefined) this.#calls.cancel(call.due);
+    clearTimeout(call.timer);
     this.#open--;
     this.#openFailedCount++;
     this.#lastFailure = { error };
@@ -1142,14 +1139,15 @@ export class Pool<T> implements AsyncDisposable {
     // by what was to be opened for no waiter, until the reaper looks again. Neither
     // can spin.
     const waiter = this.#waiting() > 0 ? this.#line.first() : undefined;
+    let waited: number | undefined;
     if (waiter === undefined) {
       this.#wanted = 0;
     } else {
-      this.#leave(waiter);
+      waited = this.#leave(waiter);
       waiter.reject(error);
     }
     this.#freed();
-    if (waiter !== undefined) this.#waited(waiter);
+    if (waiter !== undefined) this.#tellWaited(waited);
     else if (this.#starting !== undefined) this.#starting.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#report(error, "factory");
@@ -1171,7 +1169,7 @@ export class Pool<T> implements AsyncDisposable {
     entry.state = "pinging";
     this.#pinging++;
     if (this.#pingTimeout > 0) {
-      entry.due = this.#checks.add(entry, this.#pingTimeout, this.#time());
+      entry.timer = later(() => this.#unanswered(entry), this.#pingTimeout);
     }
     attempt(
       () => this.#ping!(entry.value),
@@ -1184,9 +1182,9 @@ export class Pool<T> implements AsyncDisposable {
     // Answered after its timeout, or after the pool was closed.
     if (entry.state !== "pinging") return;
     this.#pinging--;
-    if (entry.due !== undefined) this.#checks.cancel(entry.due);
+    clearTimeout(entry.timer);
     entry.state = "borrowed";
-    this.#settle(entry, this.#timed ? this.#time() : 0);
+    this.#settle(entry, this.#timed ? this.#clock.read() : 0);
     this.#serve();
   }
 
@@ -1213,7 +1211,7 @@ export class Pool<T> implements AsyncDisposable {
     if (entry.state === "idle") this.#idle.remove(entry);
     if (entry.state === "pinging") {
       this.#pinging--;
-      if (entry.due !== undefined) this.#checks.cancel(entry.due);
+      clearTimeout(entry.timer);
     }
     entry.state = "closing";
     this.#closing++;
@@ -1260,6 +1258,12 @@ export class Pool<T> implements AsyncDisposable {
     else if (!this.#watching) this.#watch();
   }
 
+  #tellWaited(duration: number | undefined): void {
+    const { waited } = this.#hooks;
+    if (waited === undefined || duration === undefined) return;
+    this.#callHook(() => waited(duration));
+  }
+
   #tellClosed(resource: T, reason: PoolCloseReason): void {
     const { closed } = this.#hooks;
     if (closed !== undefined) this.#callHook(() => closed(resource, reason));
@@ -1276,9 +1280,9 @@ export class Pool<T> implements AsyncDisposable {
     this.#wanted = 0;
     this.#stop();
     for (let waiter; (waiter = this.#line.first()) !== undefined;) {
-      this.#leave(waiter);
+      const waited = this.#leave(waiter);
       waiter.reject(new PoolClosedError());
-      this.#waited(waiter);
+      this.#tellWaited(waited);
     }
     for (const entry of [...this.#entries.values()]) {
       // What is pinged is no borrower's; nobody needs the answer any more.
@@ -1295,20 +1299,6 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   // ---- Time ----------------------------------------------------------------
-
-  /** Reads the clock, and while reads are frequent lets puts share the reading. */
-  #time(): number {
-    const now = performance.now();
-    if (now - this.#tickStart >= TICK) {
-      this.#tickStart = now;
-      this.#tickReads = 0;
-    } else if (++this.#tickReads === HOT_READS && !this.#ticking) {
-      this.#ticking = true;
-      this.#tick = later(() => this.#ticking = false, TICK);
-      unref(this.#tick);
-    }
-    return this.#now = now;
-  }
 
   /** Starts the reaper if there is something it will have to look at. */
   #watch(): void {
@@ -1327,8 +1317,8 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   #stop(): void {
-    clearTimeout(this.#tick);
-    this.#ticking = false;
+    this.#clock.stop();
+    this.#line.rest();
     if (this.#reaper === undefined) return;
     clearTimeout(this.#reaper);
     this.#reaper = undefined;
@@ -1338,7 +1328,7 @@ export class Pool<T> implements AsyncDisposable {
   #reap(): void {
     this.#reaper = undefined;
     this.#watching = false;
-    const now = this.#time();
+    const now = this.#clock.read();
     // Collected first: closing may call back and change the list.
     const expired: Entry<T>[] = [];
     for (const entry of this.#entries.values()) {
@@ -1364,42 +1354,41 @@ export class Pool<T> implements AsyncDisposable {
     entry: Entry<T>,
     now: number,
   ): "idleTimeout" | "maxLifetime" | undefined {
-    if (now - entry.since >= this.#idleTimeout) return "idleTimeout";
+    if (now - this.#idle.time(entry) >= this.#idleTimeout) return "idleTimeout";
     return now >= entry.expiresAt ? "maxLifetime" : undefined;
   }
 
   #pingDue(entry: Entry<T>, now: number): boolean {
-    return this.#ping !== undefined && now - entry.since >= this.#pingAfterIdle;
+    return this.#ping !== undefined &&
+      now - this.#idle.time(entry) >= this.#pingAfterIdle;
   }
 
-  #trace(): Error | undefined {
+  #origin(): Error | undefined {
     return this.#leakTimeout > 0 ? new Error("Borrowed here") : undefined;
   }
 
   #findLeaks(now: number): void {
-    for (const entry of [...this.#entries.values()]) {
-      const borrowed = now - entry.since;
-      if (
-        entry.state !== "borrowed" || entry.trace === undefined ||
-        entry.reported || borrowed < this.#leakTimeout
-      ) continue;
-      entry.reported = true;
-      const message =
-        `A resource has been borrowed for ${Math.round(borrowed)}` +
-        ` ms, longer than leakTimeout of ${this.#leakTimeout} ms`;
-      this.#report(new Error(message, { cause: entry.trace }), "leak");
+    for (const { state, trace } of [...this.#entries.values()]) {
+      if (state !== "borrowed" || trace === undefined || trace.reported) {
+        continue;
+      }
+      const borrowed = now - trace.since;
+      if (borrowed < this.#leakTimeout) continue;
+      trace.reported = true;
+      const message = `A resource has been borrowed for ${borrowed} ms, ` +
+        `leakTimeout is ${this.#leakTimeout} ms`;
+      this.#report(new Error(message, { cause: trace.origin }), "leak");
     }
   }
 
   /** A traced borrow is over. */
-  #returned(entry: Entry<T>): void {
-    const { trace, reported, since } = entry;
+  #returned(entry: Entry<T>, { origin, since, reported }: Trace): void {
     entry.trace = undefined;
     if (!reported) return;
-    const borrowed = Math.round(this.#time() - since);
     const message =
-      `A resource reported as leaked is back after ${borrowed} ms`;
-    this.#report(new Error(message, { cause: trace }), "leak");
+      `A resource is back after ${this.#clock.read() - since} ms, ` +
+      `leakTimeout is ${this.#leakTimeout} ms`;
+    this.#report(new Error(message, { cause: origin }), "leak");
   }
 
   // ---- Figures and reports -------------------------------------------------
@@ -1466,77 +1455,202 @@ type Reject = (reason: unknown) => void;
 /** A number in browsers, an object in Node and Deno. */
 type Timer = ReturnType<typeof setTimeout>;
 
-/** A member of a {@linkcode List}; the list's own links run through it. */
-class Link {
-  prev: Link = this;
-  next: Link = this;
+/** A member of one {@linkcode Ring} at a time, which alone sets its index. */
+interface Member {
+  index: number;
 }
 
-/** A doubly linked ring: every operation is O(1) and allocates nothing. */
-class List<N extends Link> {
-  readonly #end = new Link();
+/**
+ * A queue with the time each member came, which those in the middle may leave:
+ *
+ * ```
+ *   slots  [ · · a b · c d · ]    · never used, or left
+ *                ^head     ^tail
+ * ```
+ *
+ * Both ends are always members, so all is O(1), amortised: a gap is skipped once,
+ * and a full ring either doubles or closes the gaps that are half of it. The times
+ * lie beside because a fraction in an object is an object of its own, and as a list
+ * of links each member would keep alive, and be moved with, the next: with 100 000
+ * waiters that is most of what a get costs.
+ */
+class Ring<N extends Member> {
+  #slots: (N | undefined)[] = [undefined, undefined, undefined, undefined];
+  #times = new Float64Array(4);
+  #mask = 3;
+  #head = 0;
+  #tail = 0;
   size = 0;
 
   first(): N | undefined {
-    return this.size === 0 ? undefined : this.#end.next as N;
+    return this.#slots[this.#head];
   }
 
   last(): N | undefined {
-    return this.size === 0 ? undefined : this.#end.prev as N;
+    return this.#slots[(this.#tail - 1) & this.#mask];
   }
 
-  push(link: N): void {
-    const end = this.#end;
-    link.prev = end.prev;
-    link.next = end;
-    end.prev.next = link;
-    end.prev = link;
+  time(member: N): number {
+    return this.#times[member.index]!;
+  }
+
+  setTime(member: N, time: number): void {
+    this.#times[member.index] = time;
+  }
+
+  push(member: N, time: number): void {
+    // One slot stays free, or a full ring would look like an empty one.
+    if (((this.#tail + 1) & this.#mask) === this.#head) this.#rebuild();
+    const index = this.#tail;
+    this.#slots[index] = member;
+    this.#times[index] = time;
+    member.index = index;
+    this.#tail = (index + 1) & this.#mask;
     this.size++;
   }
 
-  /** The link must be a member. */
-  remove(link: N): void {
-    link.prev.next = link.next;
-    link.next.prev = link.prev;
-    this.size--;
+  remove(member: N): void {
+    const slots = this.#slots;
+    const mask = this.#mask;
+    if (slots[member.index] !== member) bug("it is not a member of the ring");
+    slots[member.index] = undefined;
+    if (--this.size === 0) {
+      this.#tail = this.#head;
+      return;
+    }
+    while (slots[this.#head] === undefined) {
+      this.#head = (this.#head + 1) & mask;
+    }
+    let last = (this.#tail - 1) & mask;
+    while (slots[last] === undefined) last = (last - 1) & mask;
+    this.#tail = (last + 1) & mask;
+  }
+
+  #rebuild(): void {
+    const slots = this.#slots;
+    const times = this.#times;
+    const room = slots.length * (this.size * 2 > slots.length ? 2 : 1);
+    this.#slots = new Array(room).fill(undefined);
+    this.#times = new Float64Array(room);
+    this.#mask = room - 1;
+    this.size = this.#tail = 0;
+    for (let i = 0; i < slots.length; i++) {
+      const from = (this.#head + i) & (slots.length - 1);
+      const member = slots[from];
+      if (member !== undefined) this.push(member, times[from]!);
+    }
+    this.#head = 0;
+  }
+}
+
+/**
+ * Reads the clock, and in a hot pool lets gets and puts share a reading: it costs
+ * more than all else they do.
+ *
+ * A shared reading is behind by at most a tick, since a timer ends its use, and by
+ * as long as the event loop is blocked or the process suspended, but then for no
+ * more than `SHARES` uses. What was put is stamped with the earliest time it may
+ * have been, and judged by the latest: an error of up to a tick closes a resource
+ * too soon, which replaces it, and none lends it too late, which would fail its
+ * borrower.
+ */
+class Clock {
+  /** Whether readings are shared just now. */
+  hot = false;
+  readonly #sharing: boolean;
+  readonly #cooled: () => void;
+  #now = 0;
+  #shares = 0;
+  /** Counts the readings within the tick that began at `#start`. */
+  #reads = 0;
+  #start = 0;
+  #timer: Timer | undefined;
+
+  constructor(sharing: boolean, cooled: () => void) {
+    this.#sharing = sharing;
+    this.#cooled = cooled;
+  }
+
+  /** The time, or up to a tick before. */
+  atLeast(): number {
+    return this.hot && --this.#shares > 0 ? this.#now : this.read();
+  }
+
+  /** The time, or up to a tick after. */
+  atMost(): number {
+    return this.hot ? this.atLeast() + TICK : this.read();
+  }
+
+  read(): number {
+    const now = performance.now();
+    this.#now = now;
+    this.#shares = SHARES;
+    if (now - this.#start >= TICK) {
+      this.#start = now;
+      this.#reads = 0;
+    } else if (++this.#reads === HOT_READS && this.#sharing) {
+      this.stop();
+      this.hot = true;
+      this.#timer = later(() => {
+        this.hot = false;
+        this.#cooled();
+      }, TICK);
+      unref(this.#timer);
+    }
+    return now;
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.hot = false;
   }
 }
 
 /** A resource and its place. */
-class Entry<T> extends Link {
+class Entry<T> implements Member {
+  index = 0;
   state: State = "borrowed";
-  /** When it became idle; when it was lent, if it is traced. */
-  since = 0;
   /** Which borrow of all this is. */
   serial = 0;
-  due: Due<Entry<T>> | undefined = undefined;
-  trace: Error | undefined = undefined;
-  reported = false;
+  /** Ends the ping. */
+  timer: Timer | undefined = undefined;
+  trace: Trace | undefined = undefined;
 
   constructor(
     readonly value: T,
     readonly expiresAt: number,
-    readonly generation: number,
-  ) {
-    super();
-  }
+    public generation: number,
+  ) {}
 }
 
-/** A caller in line. */
-class Waiter<T> extends Link {
-  queued = true;
-  /** When it began to wait; negative if something was on its way for it at once. */
-  since = -1;
-  due: Due<Waiter<T>> | undefined = undefined;
+/** Who borrowed, and when. */
+interface Trace {
+  readonly origin: Error;
+  readonly since: number;
+  reported: boolean;
+}
+
+/**
+ * A caller in line. It has no reject function: to resolve with a rejected promise
+ * does the same, and makes one object less to keep per waiter.
+ */
+class Waiter<T> implements Member {
+  index = 0;
+  /** Its place in order of arrival. */
+  number = 0;
+  /** Whether it found nothing on its way for it, and so counts as waiting. */
+  counted = false;
+  /** Where it stands; `undefined` once it has left. */
+  queue: Queue<T> | undefined = undefined;
   group: Group<T> | undefined = undefined;
 
   constructor(
-    readonly resolve: (resource: T) => void,
-    readonly reject: Reject,
-    readonly timeout: number,
-    readonly trace: Error | undefined,
-  ) {
-    super();
+    readonly resolve: (outcome: T | Promise<never>) => void,
+    readonly origin: Error | undefined,
+  ) {}
+
+  reject(error: unknown): void {
+    this.resolve(Promise.reject(error));
   }
 }
 
@@ -1552,71 +1666,106 @@ class Opening {
   readonly controller = new AbortController();
   /** When it began; negative if nobody wants to know. */
   since = -1;
-  due: Due<Opening> | undefined = undefined;
+  timer: Timer | undefined = undefined;
 
   constructor(readonly generation: number) {}
 }
 
-/** The moment at which something is up for its owner. */
-class Due<O> extends Link {
-  constructor(
-    readonly owner: O,
-    readonly at: number,
-    readonly bucket: List<Due<O>>,
-  ) {
+/** Waiters with the same timeout, 0 for none: in order of arrival, and of deadline. */
+class Queue<T> extends Ring<Waiter<T>> {
+  constructor(readonly timeout: number) {
     super();
   }
 }
 
 /**
- * Many deadlines on one timer. Those of the same length are due in the order they
- * came, so each length has a bucket that is a queue, and the timer looks at the
- * heads alone: adding and cancelling are O(1). Beyond a number of lengths, others
- * are rounded up by at most 1/32, which bounds the number of buckets; no deadline
- * is ever early.
+ * The waiters in order of arrival, and their deadlines on one timer.
  *
- * The timer runs only while there are deadlines, and then keeps the process alive:
- * somebody awaits what they end.
+ * Each waiter stands in one queue, that of its timeout. The first in line and the
+ * next deadline are then both among the heads of the queues, of which there is
+ * seldom more than one or two: beyond `EXACT_QUEUES`, timeouts are rounded up by
+ * at most 1/16, which bounds their number. Nobody's time is ever up early.
+ *
+ * The timer runs only while somebody waits with a timeout, and then keeps the
+ * process alive as any awaited work does.
  */
-class Alarm<O> {
-  readonly #expire: (owner: O) => void;
-  readonly #buckets = new Map<number, List<Due<O>>>();
-  #size = 0;
+class Line<T> {
+  readonly #expire: (waiter: Waiter<T>, timeout: number) => void;
+  readonly #queues: Queue<T>[] = [];
+  #arrivals = 0;
+  /** Those in line with a timeout. */
+  #timed = 0;
   #timer: Timer | undefined;
+  /** When the timer fires. */
   #at = Infinity;
+  size = 0;
 
-  constructor(expire: (owner: O) => void) {
+  constructor(expire: (waiter: Waiter<T>, timeout: number) => void) {
     this.#expire = expire;
   }
 
-  add(owner: O, duration: number, now: number): Due<O> {
-    let length = duration;
-    let bucket = this.#buckets.get(length);
-    if (bucket === undefined && this.#buckets.size >= EXACT_BUCKETS) {
-      const step = 2 ** (Math.floor(Math.log2(duration)) - 5);
-      length = Math.ceil(duration / step) * step;
-      bucket = this.#buckets.get(length);
+  first(): Waiter<T> | undefined {
+    if (this.size === 0) return undefined;
+    let first: Waiter<T> | undefined;
+    for (const queue of this.#queues) {
+      const head = queue.first();
+      if (head === undefined) continue;
+      if (first === undefined || head.number < first.number) first = head;
     }
-    if (bucket === undefined) {
-      this.#buckets.set(length, bucket = new List());
-    }
-    const due = new Due(owner, now + length, bucket);
-    bucket.push(due);
-    this.#size++;
-    this.#set(due.at, now);
-    return due;
+    return first;
   }
 
-  cancel(due: Due<O>): void {
-    due.bucket.remove(due);
-    if (--this.#size > 0) return;
+  /** `now` matters only with a timeout. */
+  push(waiter: Waiter<T>, timeout: number, now: number): void {
+    const queue = this.#queue(timeout);
+    waiter.number = this.#arrivals++;
+    waiter.queue = queue;
+    queue.push(waiter, now);
+    this.size++;
+    if (timeout === 0) return;
+    this.#timed++;
+    if (queue.size === 1) this.#wake(now + queue.timeout, now);
+  }
+
+  /** Returns since when it was in line. */
+  remove(waiter: Waiter<T>): number {
+    const queue = waiter.queue;
+    if (queue === undefined) bug("a waiter left the line twice");
+    const since = queue.time(waiter);
+    waiter.queue = undefined;
+    queue.remove(waiter);
+    this.size--;
+    if (queue.timeout > 0) this.#timed--;
+    return since;
+  }
+
+  /** Stops the timer if nobody is left who needs it. */
+  rest(): void {
+    if (this.#timed > 0 || this.#at === Infinity) return;
     clearTimeout(this.#timer);
     this.#at = Infinity;
-    this.#buckets.clear();
+  }
+
+  #queue(timeout: number): Queue<T> {
+    const queues = this.#queues;
+    const known = queues.find((queue) => queue.timeout === timeout);
+    if (known !== undefined) return known;
+    if (queues.length >= EXACT_QUEUES) {
+      // Those left empty by other timeouts go before any is rounded.
+      queues.splice(0, Infinity, ...queues.filter((queue) => queue.size > 0));
+    }
+    if (queues.length >= EXACT_QUEUES) {
+      const step = 2 ** (Math.floor(Math.log2(timeout)) - 4);
+      const rounded = Math.ceil(timeout / step) * step;
+      if (rounded !== timeout) return this.#queue(rounded);
+    }
+    const queue = new Queue<T>(timeout);
+    queues.push(queue);
+    return queue;
   }
 
   /** Sees to it that the timer fires no later than at `at`. */
-  #set(at: number, now: number): void {
+  #wake(at: number, now: number): void {
     if (at >= this.#at) return;
     if (this.#at < Infinity) clearTimeout(this.#timer);
     this.#at = at;
@@ -1626,17 +1775,17 @@ class Alarm<O> {
   #ring(): void {
     this.#at = Infinity;
     const now = performance.now();
-    for (const bucket of this.#buckets.values()) {
-      // Looks anew each time: what expires may call back, add and cancel.
-      for (let due; (due = bucket.first()) && due.at <= now;) {
-        this.#expire(due.owner);
-        if (bucket.first() === due) bug("a deadline outlived its moment");
+    // Copied, and looked at anew each time: who expires may call back.
+    for (const queue of [...this.#queues]) {
+      if (queue.timeout === 0) continue;
+      for (let head; (head = queue.first()) !== undefined;) {
+        const at = queue.time(head) + queue.timeout;
+        if (at > now) {
+          this.#wake(at, now);
+          break;
+        }
+        this.#expire(head, queue.timeout);
       }
-    }
-    for (const [length, bucket] of this.#buckets) {
-      const due = bucket.first();
-      if (due === undefined) this.#buckets.delete(length);
-      else this.#set(due.at, now);
     }
   }
 }
