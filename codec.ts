@@ -602,15 +602,10 @@ export class FrameEncoder {
     writeHeader(layout, slab, at, payload, body);
     const bodyAt = at + layout.headerLength;
     if (copied === length) {
-      if (body <= 64 && layout.offset === 0) {
-        // Below some 64 bytes a loop beats `set`, which costs a call.
-        for (let i = 0; i < body; i++) slab[bodyAt + i] = payload[i]!;
-      } else {
-        slab.set(
-          layout.offset === 0 ? payload : payload.subarray(layout.offset),
-          bodyAt,
-        );
-      }
+      slab.set(
+        layout.offset === 0 ? payload : payload.subarray(layout.offset),
+        bodyAt,
+      );
     } else {
       const cut = layout.offset + LEAD_LENGTH;
       slab.set(payload.subarray(layout.offset, cut), bodyAt);
@@ -1214,9 +1209,9 @@ function readUint(
 ): number {
   let value = 0;
   for (let i = 0; i < width; i++) {
-    value = value * 256 + chunk[little ? at + width - 1 - i : at + i]!;
+    value = (value << 8) | chunk[little ? at + width - 1 - i : at + i]!;
   }
-  return value;
+  return value >>> 0;
 }
 
 /** Writes what stands before the length field, and the field. */
@@ -1228,10 +1223,27 @@ function writeHeader(
   body: number,
 ): void {
   for (let i = 0; i < offset; i++) frame[at + i] = payload[i]!;
-  let value = body - adjustment;
+  const value = body - adjustment;
+  at += offset;
+  if (width === 8) {
+    const high = Math.floor(value / 2 ** 32);
+    writeUint(frame, at, 4, little, little ? value : high);
+    writeUint(frame, at + 4, 4, little, little ? high : value);
+  } else {
+    writeUint(frame, at, width, little, value);
+  }
+}
+
+/** Writes the lowest `width` bytes of a value, at most four. */
+function writeUint(
+  frame: Uint8Array,
+  at: number,
+  width: number,
+  little: boolean,
+  value: number,
+): void {
   for (let i = 0; i < width; i++) {
-    frame[at + offset + (little ? i : width - 1 - i)] = value % 256;
-    value = Math.floor(value / 256);
+    frame[little ? at + i : at + width - 1 - i] = value >>> (8 * i);
   }
 }
 
