@@ -615,7 +615,14 @@ class Connection {
    * @param prelude What comes before the first frame; it resolves to bytes of
    * frames that it has read already.
    */
-  async serve(prelude?: Promise<Uint8Array | void>): Promise<void> {
+  serve(prelude?: Promise<Uint8Array | void>): Promise<void> {
+    // The end does not depend on what is awaited before it: a transport may
+    // leave a read unsettled for ever, closed or not.
+    this.#run(prelude);
+    return this.#ended;
+  }
+
+  async #run(prelude?: Promise<Uint8Array | void>): Promise<void> {
     try {
       if (prelude !== undefined) {
         const bytes = await prelude;
@@ -628,7 +635,6 @@ class Connection {
     } catch (error) {
       this.fail(error);
     }
-    await this.#ended;
   }
 
   async #readLoop(): Promise<void> {
@@ -699,7 +705,10 @@ class Connection {
     try {
       const { handler } = this.#limits;
       result = handler(frame, this.context);
-      if (this.#first === null && !isThenable(result)) {
+      if (
+        this.#first === null &&
+        (result instanceof Uint8Array || !isThenable(result))
+      ) {
         // Nothing to wait for and nobody before it: no slot, no turn.
         if (result !== undefined && result !== null) {
           this.#encoder.push(result as Uint8Array);
@@ -737,6 +746,8 @@ class Connection {
   /** Asks `onError` for a response in place of a failed handler's. It never
    * throws or rejects. */
   #recover(error: unknown): unknown {
+    // A handler that gave up because its connection had gone has not failed.
+    if (this.context.abortedWith(error)) return END;
     this.#stats.errors++;
     const usable = (answer: unknown) => {
       try {
@@ -789,7 +800,9 @@ class Connection {
 
   /** Writes once no handler has settled for some turns of the microtasks. */
   #flushSoon(): void {
-    if (this.#flushQueued || this.#writing) return;
+    if (
+      this.#flushQueued || this.#writing || this.#encoder.buffered === 0
+    ) return;
     this.#flushQueued = true;
     let patience = FLUSH_PATIENCE;
     let seen = this.#responses;
@@ -847,8 +860,7 @@ class Connection {
   }
 
   #end(): void {
-    if (this.#state !== "open") return;
-    this.#state = "ending";
+    if (this.#state === "open") this.#state = "ending";
     this.#closeIfDone();
   }
 
@@ -986,6 +998,11 @@ class Context implements HandlerContext {
     this.#aborted = true;
     this.#reason = reason;
     this.#controller?.abort(reason);
+  }
+
+  /** Whether an error is the reason that the signal was aborted with. */
+  abortedWith(error: unknown): boolean {
+    return this.#aborted && error === this.#reason;
   }
 
   proxied(addresses: ProxiedAddresses): void {
