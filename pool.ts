@@ -344,6 +344,8 @@ const MAX_DELAY = 2 ** 31 - 1;
 const DEFAULT_REAP_INTERVAL = 1_000;
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
+/** Waiters kept for use by the next callers, beside as many as are in line. */
+const SPARE_WAITERS = 64;
 /** Timeouts of waiters kept apart exactly before further ones are rounded up. */
 const EXACT_QUEUES = 16;
 /** Clock readings within a tick that make a pool hot: a timer costs about twenty. */
@@ -444,8 +446,8 @@ export class Pool<T> implements AsyncDisposable {
   #pinging = 0;
   /** Every resource that has a place, by identity, in any state. */
   readonly #entries = new Map<T, Entry<T>>();
-  /** The longest idle first, each with the time of its put. */
-  readonly #idle = new Ring<Entry<T>>();
+  /** In the order of their `since`: the longest idle first. */
+  readonly #idle = new List<Entry<T>>();
   /** In the order of arrival. */
   readonly #line = new Line<T>((waiter, timeout) =>
     this.#timedOut(waiter, timeout)
@@ -891,22 +893,23 @@ export class Pool<T> implements AsyncDisposable {
       return Promise.reject(new PoolClosedError());
     }
     return new Promise<T>((resolve) => {
-      const waiter = new Waiter<T>(resolve, origin);
-      this.#line.push(waiter, timeout, timeout > 0 ? this.#clock.read() : 0);
+      const now = timeout > 0 ? this.#clock.read() : 0;
+      const waiter = this.#line.push(resolve, origin, timeout, now);
+      const { ticket } = waiter;
       if (signal !== undefined) this.#follow(signal, waiter);
       this.#serve();
       const waiting = this.#waiting();
-      // Served, or turned away by a callback of what it asked for.
-      if (waiter.queue === undefined || waiting === 0) return;
+      // Has it left already, served or turned away by a callback?
+      if (waiter.ticket !== ticket || waiting === 0) return;
       if (waiting > this.#maxWaiting) {
-        this.#leave(waiter);
         const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
-        waiter.reject(new PoolExhaustedError(message, this.#figures()));
+        const error = new PoolExhaustedError(message, this.#figures());
+        this.#answer(waiter, Promise.reject(error));
         return;
       }
       this.#waitCount++;
-      waiter.counted = true;
-      if (timeout === 0) waiter.queue.setTime(waiter, this.#clock.atLeast());
+      waiter.counts = true;
+      if (timeout === 0) waiter.since = this.#clock.atLeast();
     });
   }
 
@@ -918,9 +921,7 @@ export class Pool<T> implements AsyncDisposable {
       const abort = () => {
         for (const waiter of waiters) {
           this.#cancelCount++;
-          const waited = this.#leave(waiter);
-          waiter.reject(signal.reason);
-          this.#tellWaited(waited);
+          this.#answer(waiter, Promise.reject(signal.reason));
         }
       };
       group = { signal, waiters, abort };
@@ -931,12 +932,12 @@ export class Pool<T> implements AsyncDisposable {
     waiter.group = group;
   }
 
-  /** The one way out of the line; returns how long it waited, if it counts. */
-  #leave(waiter: Waiter<T>): number | undefined {
-    const since = this.#line.remove(waiter);
+  /** The one way out of the line. */
+  #answer(waiter: Waiter<T>, outcome: T | Promise<never>): void {
+    const { resolve, group, counts, since } = waiter;
+    this.#line.remove(waiter);
     // While the pool is hot the next caller would but start the timer again.
     if (!this.#clock.hot) this.#line.rest();
-    const group = waiter.group;
     if (group !== undefined) {
       group.waiters.delete(waiter);
       if (group.waiters.size === 0) {
@@ -944,10 +945,12 @@ export class Pool<T> implements AsyncDisposable {
         group.signal.removeEventListener("abort", group.abort);
       }
     }
-    if (!waiter.counted) return undefined;
-    const waited = Math.max(0, this.#clock.atLeast() - since);
-    this.#waitDuration += waited;
-    return waited;
+    resolve(outcome);
+    if (!counts) return;
+    const duration = Math.max(0, this.#clock.atLeast() - since);
+    this.#waitDuration += duration;
+    const { waited } = this.#hooks;
+    if (waited !== undefined) this.#callHook(() => waited(duration));
   }
 
   #timedOut(waiter: Waiter<T>, timeout: number): void {
@@ -957,9 +960,7 @@ export class Pool<T> implements AsyncDisposable {
       this.#figures(),
       this.#lastFailure && { cause: this.#lastFailure.error },
     );
-    const waited = this.#leave(waiter);
-    waiter.reject(error);
-    this.#tellWaited(waited);
+    this.#answer(waiter, Promise.reject(error));
   }
 
   #canceled(signal: AbortSignal): Promise<never> {
@@ -1003,17 +1004,16 @@ export class Pool<T> implements AsyncDisposable {
       this.#retire(entry, "maxIdle");
     } else {
       entry.state = "idle";
-      this.#idle.push(entry, now);
+      entry.since = now;
+      this.#idle.push(entry);
       if (!this.#watching) this.#watch();
     }
   }
 
   #give(entry: Entry<T>, waiter: Waiter<T>, now: number): void {
-    const waited = this.#leave(waiter);
     this.#lend(entry, now, waiter.origin);
-    waiter.resolve(entry.value);
     if (!this.#watching) this.#watch();
-    this.#tellWaited(waited);
+    this.#answer(waiter, entry.value);
   }
 
   /** Ends one borrow, unless it is over. */
@@ -1139,16 +1139,11 @@ export class Pool<T> implements AsyncDisposable {
     // by what was to be opened for no waiter, until the reaper looks again. Neither
     // can spin.
     const waiter = this.#waiting() > 0 ? this.#line.first() : undefined;
-    let waited: number | undefined;
-    if (waiter === undefined) {
-      this.#wanted = 0;
-    } else {
-      waited = this.#leave(waiter);
-      waiter.reject(error);
-    }
+    if (waiter !== undefined) this.#answer(waiter, Promise.reject(error));
+    else this.#wanted = 0;
     this.#freed();
-    if (waiter !== undefined) this.#tellWaited(waited);
-    else if (this.#starting !== undefined) this.#starting.failed(error);
+    if (waiter !== undefined) return;
+    if (this.#starting !== undefined) this.#starting.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#report(error, "factory");
   }
@@ -1258,12 +1253,6 @@ export class Pool<T> implements AsyncDisposable {
     else if (!this.#watching) this.#watch();
   }
 
-  #tellWaited(duration: number | undefined): void {
-    const { waited } = this.#hooks;
-    if (waited === undefined || duration === undefined) return;
-    this.#callHook(() => waited(duration));
-  }
-
   #tellClosed(resource: T, reason: PoolCloseReason): void {
     const { closed } = this.#hooks;
     if (closed !== undefined) this.#callHook(() => closed(resource, reason));
@@ -1280,9 +1269,7 @@ export class Pool<T> implements AsyncDisposable {
     this.#wanted = 0;
     this.#stop();
     for (let waiter; (waiter = this.#line.first()) !== undefined;) {
-      const waited = this.#leave(waiter);
-      waiter.reject(new PoolClosedError());
-      this.#tellWaited(waited);
+      this.#answer(waiter, Promise.reject(new PoolClosedError()));
     }
     for (const entry of [...this.#entries.values()]) {
       // What is pinged is no borrower's; nobody needs the answer any more.
@@ -1354,13 +1341,13 @@ export class Pool<T> implements AsyncDisposable {
     entry: Entry<T>,
     now: number,
   ): "idleTimeout" | "maxLifetime" | undefined {
-    if (now - this.#idle.time(entry) >= this.#idleTimeout) return "idleTimeout";
+    if (now - entry.since >= this.#idleTimeout) return "idleTimeout";
     return now >= entry.expiresAt ? "maxLifetime" : undefined;
   }
 
   #pingDue(entry: Entry<T>, now: number): boolean {
     return this.#ping !== undefined &&
-      now - this.#idle.time(entry) >= this.#pingAfterIdle;
+      now - entry.since >= this.#pingAfterIdle;
   }
 
   #origin(): Error | undefined {
@@ -1455,91 +1442,40 @@ type Reject = (reason: unknown) => void;
 /** A number in browsers, an object in Node and Deno. */
 type Timer = ReturnType<typeof setTimeout>;
 
-/** A member of one {@linkcode Ring} at a time, which alone sets its index. */
-interface Member {
-  index: number;
+/** A member of a {@linkcode List}, one at a time. */
+class Link {
+  prev: Link = this;
+  next: Link = this;
 }
 
-/**
- * A queue with the time each member came, which those in the middle may leave:
- *
- * ```
- *   slots  [ · · a b · c d · ]    · never used, or left
- *                ^head     ^tail
- * ```
- *
- * Both ends are always members, so all is O(1), amortised: a gap is skipped once,
- * and a full ring either doubles or closes the gaps that are half of it. The times
- * lie beside because a fraction in an object is an object of its own, and as a list
- * of links each member would keep alive, and be moved with, the next: with 100 000
- * waiters that is most of what a get costs.
- */
-class Ring<N extends Member> {
-  #slots: (N | undefined)[] = [undefined, undefined, undefined, undefined];
-  #times = new Float64Array(4);
-  #mask = 3;
-  #head = 0;
-  #tail = 0;
+/** A doubly linked ring: every operation is O(1) and allocates nothing. */
+class List<N extends Link> {
+  readonly #end = new Link();
   size = 0;
 
   first(): N | undefined {
-    return this.#slots[this.#head];
+    return this.size === 0 ? undefined : this.#end.next as N;
   }
 
   last(): N | undefined {
-    return this.#slots[(this.#tail - 1) & this.#mask];
+    return this.size === 0 ? undefined : this.#end.prev as N;
   }
 
-  time(member: N): number {
-    return this.#times[member.index]!;
-  }
-
-  setTime(member: N, time: number): void {
-    this.#times[member.index] = time;
-  }
-
-  push(member: N, time: number): void {
-    // One slot stays free, or a full ring would look like an empty one.
-    if (((this.#tail + 1) & this.#mask) === this.#head) this.#rebuild();
-    const index = this.#tail;
-    this.#slots[index] = member;
-    this.#times[index] = time;
-    member.index = index;
-    this.#tail = (index + 1) & this.#mask;
+  push(link: N): void {
+    const end = this.#end;
+    link.prev = end.prev;
+    link.next = end;
+    end.prev.next = link;
+    end.prev = link;
     this.size++;
   }
 
-  remove(member: N): void {
-    const slots = this.#slots;
-    const mask = this.#mask;
-    if (slots[member.index] !== member) bug("it is not a member of the ring");
-    slots[member.index] = undefined;
-    if (--this.size === 0) {
-      this.#tail = this.#head;
-      return;
-    }
-    while (slots[this.#head] === undefined) {
-      this.#head = (this.#head + 1) & mask;
-    }
-    let last = (this.#tail - 1) & mask;
-    while (slots[last] === undefined) last = (last - 1) & mask;
-    this.#tail = (last + 1) & mask;
-  }
-
-  #rebuild(): void {
-    const slots = this.#slots;
-    const times = this.#times;
-    const room = slots.length * (this.size * 2 > slots.length ? 2 : 1);
-    this.#slots = new Array(room).fill(undefined);
-    this.#times = new Float64Array(room);
-    this.#mask = room - 1;
-    this.size = this.#tail = 0;
-    for (let i = 0; i < slots.length; i++) {
-      const from = (this.#head + i) & (slots.length - 1);
-      const member = slots[from];
-      if (member !== undefined) this.push(member, times[from]!);
-    }
-    this.#head = 0;
+  remove(link: N): void {
+    if (link.next === link) bug("it is in no list");
+    link.prev.next = link.next;
+    link.next.prev = link.prev;
+    link.prev = link.next = link;
+    this.size--;
   }
 }
 
@@ -1607,9 +1543,10 @@ class Clock {
 }
 
 /** A resource and its place. */
-class Entry<T> implements Member {
-  index = 0;
+class Entry<T> extends Link {
   state: State = "borrowed";
+  /** When it became idle. */
+  since = 0;
   /** Which borrow of all this is. */
   serial = 0;
   /** Ends the ping. */
@@ -1620,7 +1557,9 @@ class Entry<T> implements Member {
     readonly value: T,
     readonly expiresAt: number,
     public generation: number,
-  ) {}
+  ) {
+    super();
+  }
 }
 
 /** Who borrowed, and when. */
@@ -1630,28 +1569,21 @@ interface Trace {
   reported: boolean;
 }
 
-/**
- * A caller in line. It has no reject function: to resolve with a rejected promise
- * does the same, and makes one object less to keep per waiter.
- */
-class Waiter<T> implements Member {
-  index = 0;
-  /** Its place in order of arrival. */
-  number = 0;
+type Resolve<T> = (outcome: T | Promise<never>) => void;
+
+/** A caller in line; used again for another when it has left. */
+class Waiter<T> extends Link {
+  /** Its place in order of arrival, never given twice; 0 while out of line. */
+  ticket = 0;
+  /** When it came; known if it has a timeout or counts. */
+  since = 0;
   /** Whether it found nothing on its way for it, and so counts as waiting. */
-  counted = false;
-  /** Where it stands; `undefined` once it has left. */
+  counts = false;
   queue: Queue<T> | undefined = undefined;
   group: Group<T> | undefined = undefined;
-
-  constructor(
-    readonly resolve: (outcome: T | Promise<never>) => void,
-    readonly origin: Error | undefined,
-  ) {}
-
-  reject(error: unknown): void {
-    this.resolve(Promise.reject(error));
-  }
+  origin: Error | undefined = undefined;
+  /** Also rejects: given a rejected promise, it passes the rejection on. */
+  resolve: Resolve<T> = noop;
 }
 
 /** The waiters that share a signal, and their one listener. */
@@ -1672,7 +1604,7 @@ class Opening {
 }
 
 /** Waiters with the same timeout, 0 for none: in order of arrival, and of deadline. */
-class Queue<T> extends Ring<Waiter<T>> {
+class Queue<T> extends List<Waiter<T>> {
   constructor(readonly timeout: number) {
     super();
   }
@@ -1688,11 +1620,16 @@ class Queue<T> extends Ring<Waiter<T>> {
  *
  * The timer runs only while somebody waits with a timeout, and then keeps the
  * process alive as any awaited work does.
+ *
+ * Waiters are used again: what lives as long as a waiter in a long line has been
+ * moved twice by the collector, and with 100 000 in line that would be half of
+ * what a get costs.
  */
 class Line<T> {
   readonly #expire: (waiter: Waiter<T>, timeout: number) => void;
   readonly #queues: Queue<T>[] = [];
-  #arrivals = 0;
+  readonly #spare: Waiter<T>[] = [];
+  #tickets = 0;
   /** Those in line with a timeout. */
   #timed = 0;
   #timer: Timer | undefined;
@@ -1710,33 +1647,48 @@ class Line<T> {
     for (const queue of this.#queues) {
       const head = queue.first();
       if (head === undefined) continue;
-      if (first === undefined || head.number < first.number) first = head;
+      if (first === undefined || head.ticket < first.ticket) first = head;
     }
     return first;
   }
 
   /** `now` matters only with a timeout. */
-  push(waiter: Waiter<T>, timeout: number, now: number): void {
+  push(
+    resolve: Resolve<T>,
+    origin: Error | undefined,
+    timeout: number,
+    now: number,
+  ): Waiter<T> {
+    const waiter = this.#spare.pop() ?? new Waiter<T>();
     const queue = this.#queue(timeout);
-    waiter.number = this.#arrivals++;
+    waiter.ticket = ++this.#tickets;
+    waiter.since = now;
+    waiter.counts = false;
     waiter.queue = queue;
-    queue.push(waiter, now);
+    waiter.origin = origin;
+    waiter.resolve = resolve;
+    queue.push(waiter);
     this.size++;
-    if (timeout === 0) return;
-    this.#timed++;
-    if (queue.size === 1) this.#wake(now + queue.timeout, now);
+    if (timeout > 0) {
+      this.#timed++;
+      if (queue.size === 1) this.#wake(now + queue.timeout, now);
+    }
+    return waiter;
   }
 
-  /** Returns since when it was in line. */
-  remove(waiter: Waiter<T>): number {
+  remove(waiter: Waiter<T>): void {
     const queue = waiter.queue;
     if (queue === undefined) bug("a waiter left the line twice");
-    const since = queue.time(waiter);
-    waiter.queue = undefined;
     queue.remove(waiter);
     this.size--;
     if (queue.timeout > 0) this.#timed--;
-    return since;
+    waiter.ticket = 0;
+    waiter.queue = waiter.group = waiter.origin = undefined;
+    waiter.resolve = noop;
+    // No more than may soon be needed again.
+    if (this.#spare.length <= this.size + SPARE_WAITERS) {
+      this.#spare.push(waiter);
+    } else if (this.size === 0) this.#spare.length = SPARE_WAITERS;
   }
 
   /** Stops the timer if nobody is left who needs it. */
@@ -1779,7 +1731,7 @@ class Line<T> {
     for (const queue of [...this.#queues]) {
       if (queue.timeout === 0) continue;
       for (let head; (head = queue.first()) !== undefined;) {
-        const at = queue.time(head) + queue.timeout;
+        const at = head.since + queue.timeout;
         if (at > now) {
           this.#wake(at, now);
           break;
