@@ -877,6 +877,8 @@ class Request {
    * -1 while it is unsent. */
   start = -1;
   end = -1;
+  /** It was handed over whole, on this connection or on an earlier one. */
+  sent = false;
 
   constructor(
     readonly payload: Uint8Array,
@@ -1180,9 +1182,10 @@ class Connection {
       const sent = request.end >= 0 && request.end <= this.#offered;
       const resend = this.#reused &&
         (!sent || (request.idempotent && request !== answered));
+      request.sent ||= sent;
       this.#owner.lost(
         request,
-        new ConnectionLostError(sent, { cause }),
+        new ConnectionLostError(request.sent, { cause }),
         resend,
       );
     }
