@@ -400,13 +400,14 @@ export class Pool<T> implements AsyncDisposable {
   // What a resource goes through; no step awaits between its check and its change.
   //
   //   state     event                            next
-  //   (none)    factory delivers                 borrowed, and settled at once
-  //   borrowed  put, "settle"                    the first waiter's, or idle, or closing
+  //   (none)    factory delivers                 loose
+  //   loose     settled, at once                 borrowed by the first waiter, idle, closing
+  //   borrowed  put                              loose
   //   borrowed  discard                          closing
   //   idle      lent, nothing to verify          borrowed
   //   idle      lent, ping due                   pinging
   //   idle      expired, evicted, surplus        closing
-  //   pinging   alive                            borrowed, and settled at once
+  //   pinging   alive                            loose
   //   pinging   dead, pool closed                closing
   //   closing   close has ended, however         (none): its place is free
   //
@@ -496,6 +497,9 @@ export class Pool<T> implements AsyncDisposable {
     const { factory, close, ping, onError, hooks = {}, idleOrder = "lifo" } =
       options;
     checkFunction("factory", factory);
+    if (typeof hooks !== "object" || hooks === null) {
+      throw new TypeError(`hooks must be an object, received ${show(hooks)}`);
+    }
     for (
       const [name, value] of Object.entries({ close, ping, onError, ...hooks })
     ) {
@@ -596,11 +600,13 @@ export class Pool<T> implements AsyncDisposable {
       await new Promise<void>((done, failed) => {
         pool.#starting = { left, done, failed };
       });
+      return pool;
     } catch (error) {
       await pool.close();
       throw error;
+    } finally {
+      pool.#starting = undefined;
     }
-    return pool;
   }
 
   /**
@@ -632,8 +638,12 @@ export class Pool<T> implements AsyncDisposable {
    */
   get(options?: PoolGetOptions): Promise<T> {
     const signal = options?.signal;
-    // Before anything else: who has left already must not take anything.
-    if (signal?.aborted) return this.#canceled(signal);
+    if (options !== undefined) {
+      const invalid = getOptionsError(options);
+      if (invalid !== undefined) return Promise.reject(invalid);
+      // Before anything else: who has left already must not take anything.
+      if (signal?.aborted) return this.#canceled(signal);
+    }
     const origin = this.#origin();
     const entry = this.#take(origin);
     if (entry !== undefined) return Promise.resolve(entry.value);
@@ -658,8 +668,10 @@ export class Pool<T> implements AsyncDisposable {
    */
   put(resource: T): void {
     const entry = this.#borrowed(resource);
-    if (entry.trace !== undefined) this.#returned(entry, entry.trace);
+    const { trace } = entry;
+    entry.state = "loose";
     this.#settle(entry, this.#timed ? this.#clock.atLeast() : 0);
+    if (trace?.reported) this.#reportReturn(trace);
   }
 
   /**
@@ -670,8 +682,9 @@ export class Pool<T> implements AsyncDisposable {
    */
   discard(resource: T): void {
     const entry = this.#borrowed(resource);
-    if (entry.trace !== undefined) this.#returned(entry, entry.trace);
+    const { trace } = entry;
     this.#retire(entry, "discard");
+    if (trace?.reported) this.#reportReturn(trace);
   }
 
   /**
@@ -878,15 +891,6 @@ export class Pool<T> implements AsyncDisposable {
     timeout: number,
     origin: Error | undefined,
   ): Promise<T> {
-    const invalid = durationError("timeout", timeout);
-    if (invalid !== undefined) return Promise.reject(invalid);
-    if (signal !== undefined && typeof signal.addEventListener !== "function") {
-      return Promise.reject(
-        new TypeError(
-          `signal must be an AbortSignal, received ${show(signal)}`,
-        ),
-      );
-    }
     // Again: closing an expired resource may have called back.
     if (signal?.aborted) return this.#canceled(signal);
     if (this.#closed !== undefined) {
@@ -903,7 +907,8 @@ export class Pool<T> implements AsyncDisposable {
       if (waiter.ticket !== ticket || waiting === 0) return;
       if (waiting > this.#maxWaiting) {
         const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
-        const error = new PoolExhaustedError(message, this.#figures());
+        const figures = { ...this.#figures(), waiting: waiting - 1 };
+        const error = new PoolExhaustedError(message, figures);
         this.#answer(waiter, Promise.reject(error));
         return;
       }
@@ -949,8 +954,9 @@ export class Pool<T> implements AsyncDisposable {
     if (!counts) return;
     const duration = Math.max(0, this.#clock.atLeast() - since);
     this.#waitDuration += duration;
-    const { waited } = this.#hooks;
-    if (waited !== undefined) this.#callHook(() => waited(duration));
+    if (this.#hooks.waited !== undefined) {
+      this.#callHook(() => this.#hooks.waited?.(duration));
+    }
   }
 
   #timedOut(waiter: Waiter<T>, timeout: number): void {
@@ -972,8 +978,7 @@ export class Pool<T> implements AsyncDisposable {
     entry.state = "borrowed";
     // Tells this borrow from every other of the same resource.
     entry.serial = ++this.#getCount;
-    if (origin === undefined) return;
-    entry.trace = { origin, since: now, reported: false };
+    entry.trace = origin && { origin, since: now, reported: false };
   }
 
   /**
@@ -981,20 +986,10 @@ export class Pool<T> implements AsyncDisposable {
    * alive. It goes through the same checks whether it is handed over or kept.
    */
   #settle(entry: Entry<T>, now: number): void {
-    if (
-      entry.generation !== this.#generation || now >= entry.expiresAt ||
-      this.#surplus()
-    ) {
-      this.#retire(
-        entry,
-        this.#closed !== undefined
-          ? "close"
-          : entry.generation !== this.#generation
-          ? "evict"
-          : now >= entry.expiresAt
-          ? "maxLifetime"
-          : "resize",
-      );
+    const reason = this.#unfit(entry, now) ??
+      (this.#surplus() ? "resize" : undefined);
+    if (reason !== undefined) {
+      this.#retire(entry, reason);
       return;
     }
     const waiter = this.#line.first();
@@ -1084,7 +1079,7 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#open > this.#maxCap) bug("more open than maxCap");
     const call = new Opening(this.#generation);
     this.#openings.add(call);
-    if (this.#factoryTimeout > 0) {
+    if (bounded(this.#factoryTimeout)) {
       call.timer = later(() => this.#overdue(call), this.#factoryTimeout);
     }
     if (this.#hooks.opened !== undefined) call.since = this.#clock.read();
@@ -1118,14 +1113,14 @@ export class Pool<T> implements AsyncDisposable {
     this.#entries.set(value, entry);
     this.#openedCount++;
     this.#lastFailure = undefined;
+    if (call.since >= 0) {
+      this.#callHook(() => this.#hooks.opened?.(value, now - call.since));
+    }
     this.#settle(entry, now);
     this.#serve();
     if (this.#starting !== undefined && --this.#starting.left === 0) {
       this.#starting.done();
     }
-    const { opened } = this.#hooks;
-    if (opened === undefined) return;
-    this.#callHook(() => opened(value, now - call.since));
   }
 
   #failed(call: Opening, error: unknown): void {
@@ -1163,7 +1158,7 @@ export class Pool<T> implements AsyncDisposable {
     this.#idle.remove(entry);
     entry.state = "pinging";
     this.#pinging++;
-    if (this.#pingTimeout > 0) {
+    if (bounded(this.#pingTimeout)) {
       entry.timer = later(() => this.#unanswered(entry), this.#pingTimeout);
     }
     attempt(
@@ -1178,7 +1173,7 @@ export class Pool<T> implements AsyncDisposable {
     if (entry.state !== "pinging") return;
     this.#pinging--;
     clearTimeout(entry.timer);
-    entry.state = "borrowed";
+    entry.state = "loose";
     this.#settle(entry, this.#timed ? this.#clock.read() : 0);
     this.#serve();
   }
@@ -1247,15 +1242,16 @@ export class Pool<T> implements AsyncDisposable {
   #freed(): void {
     if (this.#open < 0) bug("fewer than no places taken");
     this.#serve();
-    if (this.#open > 0) return;
-    this.#stop();
-    if (this.#closed !== undefined) this.#drained();
-    else if (!this.#watching) this.#watch();
+    if (this.#open === 0) {
+      this.#stop();
+      if (this.#closed !== undefined) this.#drained();
+    }
+    if (!this.#watching) this.#watch();
   }
 
   #tellClosed(resource: T, reason: PoolCloseReason): void {
-    const { closed } = this.#hooks;
-    if (closed !== undefined) this.#callHook(() => closed(resource, reason));
+    if (this.#hooks.closed === undefined) return;
+    this.#callHook(() => this.#hooks.closed?.(resource, reason));
   }
 
   #shut(): Promise<void> {
@@ -1280,8 +1276,7 @@ export class Pool<T> implements AsyncDisposable {
     for (const call of [...this.#openings]) {
       call.controller.abort(new PoolClosedError());
     }
-    if (this.#open === 0) this.#freed();
-    else if (!this.#watching) this.#watch();
+    this.#freed();
     return this.#closed;
   }
 
@@ -1337,12 +1332,18 @@ export class Pool<T> implements AsyncDisposable {
     if (!this.#watching) this.#watch();
   }
 
-  #expiry(
-    entry: Entry<T>,
-    now: number,
-  ): "idleTimeout" | "maxLifetime" | undefined {
-    if (now - entry.since >= this.#idleTimeout) return "idleTimeout";
+  /** Why it may not be kept or lent, whatever state it is in. */
+  #unfit(entry: Entry<T>, now: number): PoolCloseReason | undefined {
+    if (entry.generation !== this.#generation) {
+      return this.#closed === undefined ? "evict" : "close";
+    }
     return now >= entry.expiresAt ? "maxLifetime" : undefined;
+  }
+
+  /** Why an idle one may not be lent. */
+  #expiry(entry: Entry<T>, now: number): PoolCloseReason | undefined {
+    if (now - entry.since >= this.#idleTimeout) return "idleTimeout";
+    return this.#unfit(entry, now);
   }
 
   #pingDue(entry: Entry<T>, now: number): boolean {
@@ -1368,10 +1369,7 @@ export class Pool<T> implements AsyncDisposable {
     }
   }
 
-  /** A traced borrow is over. */
-  #returned(entry: Entry<T>, { origin, since, reported }: Trace): void {
-    entry.trace = undefined;
-    if (!reported) return;
+  #reportReturn({ origin, since }: Trace): void {
     const message =
       `A resource is back after ${this.#clock.read() - since} ms, ` +
       `leakTimeout is ${this.#leakTimeout} ms`;
@@ -1437,7 +1435,7 @@ export class Pool<T> implements AsyncDisposable {
   }
 }
 
-type State = "idle" | "borrowed" | "pinging" | "closing";
+type State = "loose" | "idle" | "borrowed" | "pinging" | "closing";
 type Reject = (reason: unknown) => void;
 /** A number in browsers, an object in Node and Deno. */
 type Timer = ReturnType<typeof setTimeout>;
@@ -1544,7 +1542,7 @@ class Clock {
 
 /** A resource and its place. */
 class Entry<T> extends Link {
-  state: State = "borrowed";
+  state: State = "loose";
   /** When it became idle. */
   since = 0;
   /** Which borrow of all this is. */
@@ -1627,7 +1625,7 @@ class Queue<T> extends List<Waiter<T>> {
  */
 class Line<T> {
   readonly #expire: (waiter: Waiter<T>, timeout: number) => void;
-  readonly #queues: Queue<T>[] = [];
+  #queues: Queue<T>[] = [];
   readonly #spare: Waiter<T>[] = [];
   #tickets = 0;
   /** Those in line with a timeout. */
@@ -1699,21 +1697,26 @@ class Line<T> {
   }
 
   #queue(timeout: number): Queue<T> {
-    const queues = this.#queues;
-    const known = queues.find((queue) => queue.timeout === timeout);
-    if (known !== undefined) return known;
-    if (queues.length >= EXACT_QUEUES) {
-      // Those left empty by other timeouts go before any is rounded.
-      queues.splice(0, Infinity, ...queues.filter((queue) => queue.size > 0));
-    }
-    if (queues.length >= EXACT_QUEUES) {
+    let queue = this.#find(timeout);
+    const many = this.#queues.length >= EXACT_QUEUES;
+    if (queue === undefined && timeout > 0 && many) {
       const step = 2 ** (Math.floor(Math.log2(timeout)) - 4);
-      const rounded = Math.ceil(timeout / step) * step;
-      if (rounded !== timeout) return this.#queue(rounded);
+      timeout = Math.ceil(timeout / step) * step;
+      queue = this.#find(timeout);
     }
-    const queue = new Queue<T>(timeout);
-    queues.push(queue);
+    if (queue !== undefined) return queue;
+    if (many) {
+      this.#queues = this.#queues.filter((queue) => queue.size > 0);
+    }
+    this.#queues.push(queue = new Queue(timeout));
     return queue;
+  }
+
+  #find(timeout: number): Queue<T> | undefined {
+    for (const queue of this.#queues) {
+      if (queue.timeout === timeout) return queue;
+    }
+    return undefined;
   }
 
   /** Sees to it that the timer fires no later than at `at`. */
@@ -1727,8 +1730,8 @@ class Line<T> {
   #ring(): void {
     this.#at = Infinity;
     const now = performance.now();
-    // Copied, and looked at anew each time: who expires may call back.
-    for (const queue of [...this.#queues]) {
+    // Each head is looked at anew: who expires may call back, push and remove.
+    for (const queue of this.#queues) {
       if (queue.timeout === 0) continue;
       for (let head; (head = queue.first()) !== undefined;) {
         const at = head.since + queue.timeout;
@@ -1790,7 +1793,12 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
     typeof (value as { then?: unknown }).then === "function";
 }
 
-/** A timer that is never early; one cut at the largest delay must look again. */
+/** Whether a limit on a call is one that a timer can keep. */
+function bounded(timeout: number): boolean {
+  return timeout > 0 && timeout <= MAX_DELAY;
+}
+
+/** A timer that is never early, but for one cut at the largest delay. */
 function later(fire: () => void, delay: number): Timer {
   return setTimeout(fire, Math.min(Math.ceil(delay), MAX_DELAY));
 }
@@ -1809,6 +1817,15 @@ function unref(timer: Timer): void {
 
 function describe({ open, inUse, waiting }: PoolFigures): string {
   return `${open} open, ${inUse} in use, ${waiting} waiting`;
+}
+
+function getOptionsError(options: PoolGetOptions): Error | undefined {
+  const { signal, timeout } = options;
+  if (signal !== undefined && typeof signal.addEventListener !== "function") {
+    const message = `signal must be an AbortSignal, received ${show(signal)}`;
+    return new TypeError(message);
+  }
+  return timeout === undefined ? undefined : durationError("timeout", timeout);
 }
 
 function show(value: unknown): string {
