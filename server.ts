@@ -648,7 +648,8 @@ class Connection {
         this.#state === "open" ? this.#decoder.space() : SCRAP,
       );
       if (n === null) break;
-      if (this.#state === "lingering") continue;
+      // A read may have been under way when no more frames were to be taken.
+      if (this.#state === "lingering" || !this.#taking) continue;
       this.#decoder.advance(n);
       this.#stats.bytesIn += n;
       empty = n > 0 ? 0 : empty + 1;

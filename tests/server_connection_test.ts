@@ -1,0 +1,37 @@
+/** One connection over a stub: what a socket cannot be made to do on demand. */
+import { assertEquals, assertInstanceOf } from "@std/assert";
+import { concat } from "@std/bytes";
+import { FrameTooLargeError } from "../codec.ts";
+import { serveConnection } from "../server.ts";
+import {
+  BAD_HEADER,
+  heads,
+  settle,
+  StubConnection,
+  wire,
+} from "./server_support.ts";
+
+Deno.test("What is read after a bad frame does not cost the responses before it", async () => {
+  const conn = new StubConnection();
+  const gates = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const errors: unknown[] = [];
+  const done = serveConnection(conn, async (payload) => {
+    await gates[payload[0]!]!.promise;
+    return payload;
+  }, { concurrency: 2, onError: (error) => void errors.push(error) });
+
+  // Both slots are taken, so a read is under way when the bad frame comes out.
+  conn.feed(concat([wire([0, 1]), BAD_HEADER]));
+  await settle();
+  gates[0]!.resolve();
+  await settle();
+  conn.feed(new Uint8Array(10));
+  await settle();
+  gates[1]!.resolve();
+  await done;
+
+  assertEquals(heads(conn.answers()), [0, 1]);
+  assertEquals(errors.length, 1);
+  assertInstanceOf(errors[0], FrameTooLargeError);
+  assertEquals(conn.closeWrites, 1);
+});
