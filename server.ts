@@ -648,12 +648,12 @@ class Connection {
         this.#state === "open" ? this.#decoder.space() : SCRAP,
       );
       if (n === null) break;
+      empty = n > 0 ? 0 : empty + 1;
+      if (empty === MAX_EMPTY_TRIES) throw noProgress("reads");
       // A read may have been under way when no more frames were to be taken.
       if (this.#state === "lingering" || !this.#taking) continue;
       this.#decoder.advance(n);
       this.#stats.bytesIn += n;
-      empty = n > 0 ? 0 : empty + 1;
-      if (empty === MAX_EMPTY_TRIES) throw noProgress("reads");
       this.#takeFrames();
     }
     // An end inside a frame is a disconnect, as one between frames is. The

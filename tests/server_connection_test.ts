@@ -35,3 +35,17 @@ Deno.test("What is read after a bad frame does not cost the responses before it"
   assertInstanceOf(errors[0], FrameTooLargeError);
   assertEquals(conn.closeWrites, 1);
 });
+
+Deno.test("A connection that reports 0 bytes for ever while it is read away ends", async () => {
+  const conn: StubConnection = new StubConnection({
+    closeWrite: () => Promise.resolve(),
+    // Never a turn of the event loop, in which a timer could end it.
+    read: (): number | Promise<never> =>
+      conn.reads > 10_000 ? Promise.withResolvers<never>().promise : 0,
+  });
+  conn.feed(BAD_HEADER);
+  await serveConnection(conn, (payload) => payload);
+  assertEquals(conn.closeWrites, 1);
+  assertEquals(conn.reads, 101);
+  assertEquals(conn.closes, 1);
+});
