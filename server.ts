@@ -706,15 +706,14 @@ class Connection {
     try {
       const { handler } = this.#limits;
       result = handler(frame, this.context);
-      if (
-        this.#first === null &&
-        (result instanceof Uint8Array || !isThenable(result))
-      ) {
-        // Nothing to wait for and nobody before it: no slot, no turn.
-        if (result !== undefined && result !== null) {
-          this.#encoder.push(result as Uint8Array);
+      if (result instanceof Uint8Array || !isThenable(result)) {
+        // Nothing to wait for; with nobody before it: no slot, no turn.
+        const nothing = result === undefined || result === null;
+        if (this.#first === null) {
+          if (!nothing) this.#encoder.push(result as Uint8Array);
+          return;
         }
-        return;
+        if (!nothing) this.#encoder.measure(result as Uint8Array);
       }
     } catch (error) {
       result = this.#recover(error);

@@ -49,3 +49,32 @@ Deno.test("A connection that reports 0 bytes for ever while it is read away ends
   assertEquals(conn.reads, 101);
   assertEquals(conn.closes, 1);
 });
+
+Deno.test("A response that cannot be encoded is a handler's failure also behind one that is awaited", async () => {
+  for (
+    const [response, ErrorClass] of [
+      [new Uint8Array(101), FrameTooLargeError],
+      ["text", TypeError],
+      [7, TypeError],
+    ] as const
+  ) {
+    const conn = new StubConnection();
+    const first = Promise.withResolvers<Uint8Array>();
+    const errors: unknown[] = [];
+    const done = serveConnection(conn, (payload) => {
+      if (payload[0] === 1) return first.promise;
+      return payload[0] === 2 ? response as Uint8Array : payload;
+    }, {
+      concurrency: 3,
+      maxFrameLength: 100,
+      onError: (error) => void errors.push(error),
+    });
+    conn.feed(wire([1, 2, 3]));
+    await settle();
+    first.resolve(Uint8Array.of(1));
+    await done;
+    assertEquals(heads(conn.answers()), [1]);
+    assertEquals(errors.length, 1);
+    assertInstanceOf(errors[0], ErrorClass);
+  }
+});
