@@ -738,9 +738,14 @@ class Connection {
     } catch (error) {
       result = await this.#recover(error);
     }
-    this.#settle(slot, result);
-    this.#takeFrames();
-    this.#resume();
+    try {
+      this.#settle(slot, result);
+      this.#takeFrames();
+      this.#resume();
+    } catch (error) {
+      // A response was judged good and changed while it waited for others.
+      this.fail(error);
+    }
   }
 
   /** Asks `onError` for a response in place of a failed handler's. It never

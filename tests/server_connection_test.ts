@@ -1,7 +1,7 @@
 /** One connection over a stub: what a socket cannot be made to do on demand. */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { concat } from "@std/bytes";
-import { FrameTooLargeError } from "../codec.ts";
+import { FrameTooLargeError, InvalidFrameLengthError } from "../codec.ts";
 import { serveConnection } from "../server.ts";
 import {
   BAD_HEADER,
@@ -77,4 +77,25 @@ Deno.test("A response that cannot be encoded is a handler's failure also behind 
     assertEquals(errors.length, 1);
     assertInstanceOf(errors[0], ErrorClass);
   }
+});
+
+Deno.test("A response that shrank while it waited costs its own connection only", async () => {
+  const conn = new StubConnection();
+  const first = Promise.withResolvers<Uint8Array>();
+  const errors: unknown[] = [];
+  const later = Uint8Array.of(2);
+  const options = { lengthAdjustment: 1 };
+  const done = serveConnection(
+    conn,
+    (payload) => payload[0] === 1 ? first.promise : later,
+    { ...options, concurrency: 2, onError: (error) => void errors.push(error) },
+  );
+  conn.feed(wire([1, 2], options));
+  await settle();
+  later.buffer.transfer();
+  first.resolve(Uint8Array.of(1));
+  await done;
+  assertEquals(errors.length, 1);
+  assertInstanceOf(errors[0], InvalidFrameLengthError);
+  assertEquals(conn.closes, 1);
 });
