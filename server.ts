@@ -424,8 +424,8 @@ class Limits {
       : this.#observe(handler, hooks);
   }
 
-  /** Reports an error; what `onError` makes of it counts only for a handler's. */
-  report(error: unknown, context?: HandlerContext): unknown {
+  /** Asks `onError` what it makes of a handler's error. */
+  ask(error: unknown, context: HandlerContext): unknown {
     try {
       const { onError } = this;
       return onError?.(error, context);
@@ -435,12 +435,25 @@ class Limits {
     }
   }
 
+  /** Reports an error that nothing is answered to. */
+  report(error: unknown, context?: HandlerContext): void {
+    try {
+      const { onError } = this;
+      const outcome = onError?.(error, context);
+      if (isThenable(outcome)) Promise.resolve(outcome).catch(() => {});
+    } catch {
+      // As above.
+    }
+  }
+
   #observe(handler: Handler, hooks: ServerHooks): Handler {
-    const tell = (context: HandlerContext, hook: () => void) => {
+    const tell = (context: HandlerContext, hook: () => unknown) => {
+      const failed = (error: unknown) => this.report(error, context);
       try {
-        hook();
+        const outcome = hook();
+        if (isThenable(outcome)) Promise.resolve(outcome).catch(failed);
       } catch (error) {
-        this.report(error, context);
+        failed(error);
       }
     };
     return (payload, context) => {
@@ -762,7 +775,7 @@ class Connection {
         return END;
       }
     };
-    const answer = this.#limits.report(error, this.context);
+    const answer = this.#limits.ask(error, this.context);
     return isThenable(answer)
       ? Promise.resolve(answer).then(usable, () => END)
       : usable(answer);

@@ -99,3 +99,29 @@ Deno.test("A response that shrank while it waited costs its own connection only"
   assertInstanceOf(errors[0], InvalidFrameLengthError);
   assertEquals(conn.closes, 1);
 });
+
+Deno.test("Asynchronous callbacks that reject harm nobody, whatever they are told of", async () => {
+  const told: string[] = [];
+  const reject = (what: string) => {
+    told.push(what);
+    return Promise.reject(new Error(`rejected after ${what}`));
+  };
+  const conn = new StubConnection();
+  conn.feed(wire([1]), BAD_HEADER);
+  await serveConnection(conn, (payload) => payload, {
+    onError: (error) => reject((error as Error).message),
+    hooks: {
+      requestStart: () => reject("start"),
+      requestEnd: () => reject("end"),
+    },
+  });
+  await settle();
+  assertEquals(heads(conn.answers()), [1]);
+  assertEquals(told.toSorted(), [
+    "Frame of 18446744073709551615 bytes exceeds the limit of 16777216",
+    "end",
+    "rejected after end",
+    "rejected after start",
+    "start",
+  ]);
+});
