@@ -404,8 +404,8 @@ class Limits {
       );
     }
     const { concurrency = 1, onError, hooks, signal } = options;
-    this.frame = options;
     new FrameDecoder(options); // Judges the layout now, not per connection.
+    this.frame = { ...options };
     checkInteger("concurrency", concurrency, 1, Number.MAX_SAFE_INTEGER);
     this.concurrency = concurrency;
     this.idleTimeout = checkDelay(options, "idleTimeout", 300_000);
