@@ -43,6 +43,10 @@ const MAX_READ_AHEAD = 64 * 1024;
  * overtake the responses before it. */
 const LINGER = 500;
 
+/** Turns of the event loop for which a shutdown reads what has arrived. Peers
+ * that never stop sending are not waited for. */
+const MAX_DRAIN_TURNS = 50;
+
 /** First and longest pause after an accept that failed for want of resources,
  * in milliseconds: Go's `net/http` uses the same. */
 const MIN_BACKOFF = 5;
@@ -1154,16 +1158,21 @@ class Listening implements Server {
 
   async #drain(): Promise<void> {
     this.#stop();
-    if (this.#sweeper.connections.size > 0) {
-      // What has arrived but was not read yet has been received, too: a turn
-      // of the event loop delivers it.
-      await new Promise((resolve) => setTimeout(resolve, 0));
-    }
-    for (const connection of this.#sweeper.connections) connection.drain();
     const { shutdownTimeout } = this.#options;
     const timer = shutdownTimeout > 0
       ? setTimeout(() => this.close(), shutdownTimeout)
       : undefined;
+    // What has arrived but was not read yet has been received, too. A timer
+    // may be due before the reads of its turn: only the second turn without
+    // a byte says that there was none.
+    let quiet = 0;
+    for (let i = 0; i < MAX_DRAIN_TURNS && quiet < 2; i++) {
+      if (this.#sweeper.connections.size === 0) break;
+      const seen = this.#stats.bytesIn;
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      quiet = this.#stats.bytesIn === seen ? quiet + 1 : 0;
+    }
+    for (const connection of this.#sweeper.connections) connection.drain();
     await this.finished;
     clearTimeout(timer);
   }
