@@ -874,7 +874,8 @@ class Connection {
   /** Ends gracefully: takes no more bytes, answers what has come whole. */
   drain(): void {
     if (
-      this.#first === null && !this.#blocked && this.#encoder.buffered === 0
+      this.#first === null && !this.#blocked &&
+      this.#decoder.buffered === 0 && this.#encoder.buffered === 0
     ) {
       this.#quiet = true;
     }

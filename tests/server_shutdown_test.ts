@@ -1,7 +1,7 @@
 /** The ends of a server: shutdown, close, and what keeps it alive. */
 import { assertEquals } from "@std/assert";
 import { serve } from "../server.ts";
-import { until, wire } from "./server_support.ts";
+import { Peer, settle, until, wire } from "./server_support.ts";
 
 /** Connects, waits to be told to, and sends what it is given in one go; then
  * it says so to a thread that is blocked, and reads to the end. */
@@ -65,4 +65,27 @@ Deno.test("Server.shutdown() answers requests that have arrived and were not rea
     assertEquals(await received, bytes.length);
     sender.terminate();
   }
+});
+
+Deno.test("Server.shutdown() does not reset a peer that is sending a frame", async () => {
+  const response = new Uint8Array(1_000_000);
+  const server = serve({}, () => response);
+  using peer = await Peer.connect(server);
+  await peer.send(1);
+  await until(
+    () => server.stats().bytesOut === 8 + response.length,
+    "the response is on its way",
+  );
+  const { bytesIn } = server.stats();
+  const frame = wire([new Uint8Array(1000)]);
+  await peer.write(frame.subarray(0, 500));
+  await until(() => server.stats().bytesIn === bytesIn + 500, "half is read");
+  const shutdown = server.shutdown();
+  await settle(5);
+  // A closed socket would answer this with a reset, which overtakes.
+  await peer.write(frame.subarray(500));
+  assertEquals((await peer.receive())?.length, response.length);
+  assertEquals(await peer.receive(), null);
+  peer.conn.close();
+  await shutdown;
 });
