@@ -411,6 +411,8 @@ export class Client implements AsyncDisposable {
     this.#requestTimeout = checkDelay("requestTimeout", options, 30_000);
     this.#getTimeout = checkDelay("getTimeout", options, 0);
     this.#maxLifetime = checkDelay("maxLifetime", options, 0);
+    const opened = hooks?.pool?.opened;
+    checkType("opened", opened, "function");
     const maxCap = this.#maxCap = options.maxCap ?? 10;
     const poolOptions: PoolOptions<Connection> = {
       factory: (signal) => this.#dial(signal),
@@ -419,13 +421,20 @@ export class Client implements AsyncDisposable {
       idleTimeout: checkDelay("idleTimeout", options, 60_000),
       maxLifetime: this.#maxLifetime,
       onError: (error) => this.#report(error),
+      hooks: {
+        ...hooks?.pool,
+        // Not before the pool has it: it could not be taken out if it ended.
+        opened: (connection, duration) => {
+          connection.read();
+          return opened?.(connection, duration);
+        },
+      },
     };
     const { initialCap, minIdle, maxIdle, maxWaiting } = options;
     if (initialCap !== undefined) poolOptions.initialCap = initialCap;
     if (minIdle !== undefined) poolOptions.minIdle = minIdle;
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;
-    if (hooks?.pool !== undefined) poolOptions.hooks = hooks.pool;
     this.#pool = new Pool(poolOptions);
   }
 
@@ -548,6 +557,8 @@ export class Client implements AsyncDisposable {
 
   /** Sends a request on a connection, or puts it in the pool's line. */
   #start(request: Request): void {
+    const { signal } = request;
+    if (signal?.aborted) return this.#reject(request, signal.reason);
     const connection = this.#take();
     if (connection === undefined) this.#wait(request);
     else this.#dispatch(request, connection);
@@ -596,24 +607,21 @@ export class Client implements AsyncDisposable {
       this.#pump();
       const connection = await turn;
       this.#waiting--;
-      if (!connection.usable) {
-        // It died while changing hands.
-        this.#pool.discard(connection);
-        request.remain(performance.now() - start);
-        this.#start(request);
-      } else if (
-        signal?.aborted || !request.remain(performance.now() - start)
-      ) {
-        connection.lent = true;
-        this.#release(connection);
-        this.#reject(
-          request,
-          signal?.aborted
-            ? signal.reason
-            : new RequestTimeoutError(request.limit),
-        );
-      } else {
+      const inTime = request.remain(performance.now() - start);
+      if (connection.usable && inTime && !signal?.aborted) {
         this.#dispatch(request, connection);
+      } else {
+        this.#decline(connection);
+        if (!inTime) {
+          this.#reject(request, new RequestTimeoutError(request.limit));
+        } else if (connection.stillborn !== undefined) {
+          // A server that closes what it accepts is not to be dialled on and on.
+          const { sent } = request;
+          const error = new ConnectionLostError(sent, connection.stillborn);
+          this.#lost(request, error, false);
+        } else {
+          this.#start(request);
+        }
       }
     } catch (error) {
       this.#waiting--;
@@ -628,6 +636,17 @@ export class Client implements AsyncDisposable {
       );
     }
     this.#pump();
+  }
+
+  /** Gives back what the pool gave in vain: the request was given up, or the
+   * connection died, while it changed hands. */
+  #decline(connection: Connection): void {
+    if (connection.usable) {
+      connection.lent = true;
+      this.#release(connection);
+    } else {
+      this.#pool.discard(connection);
+    }
   }
 
   /** Lends shared connections with room to those in line for whom nothing is
@@ -671,7 +690,6 @@ export class Client implements AsyncDisposable {
         died: (connection) => this.#died(connection),
       });
       this.#connections.add(connection);
-      connection.read();
       if (hook !== undefined) {
         this.#tell(() => hook({ duration: performance.now() - start }));
       }
@@ -971,6 +989,8 @@ class Connection {
   /** It takes requests. */
   usable = true;
   #dead = false;
+  /** Why it died, if it did before it had given a response. */
+  stillborn: ErrorOptions | undefined;
   /** It has given a response: a loss after that may be the server's closing
    * an idle connection. */
   #reused = false;
@@ -1143,6 +1163,7 @@ class Connection {
     if (this.#dead) return;
     this.#dead = true;
     this.usable = false;
+    if (!this.#reused) this.stillborn = { cause };
     try {
       this.#conn.close();
     } catch {

@@ -1,0 +1,124 @@
+/**
+ * What happens between two steps of the client: connections that die while
+ * they change hands, writes whose fate is open, callbacks that call back.
+ * Every far end is a stub, so that each order of events can be had.
+ */
+import {
+  assert,
+  assertEquals,
+  assertFalse,
+  assertInstanceOf,
+  assertRejects,
+} from "@std/assert";
+import { Client, ConnectionLostError } from "../client.ts";
+import {
+  ascii,
+  rejection,
+  stateOf,
+  StubConn,
+  StubNetwork,
+  textOf,
+  ticks,
+} from "./client_support.ts";
+
+const PORT = 9; // Of stubs, which nobody dials.
+
+Deno.test("A server that closes what it accepts costs one dial a request", async () => {
+  using network = new StubNetwork(() => {
+    const conn = new StubConn();
+    conn.deliver(null);
+    if (network.conns.length > 20) throw new Error("A storm of dials");
+    return conn;
+  });
+  await using client = new Client({ port: PORT });
+  for (let i = 1; i <= 3; i++) {
+    await assertRejects(() => client.send(ascii("a")), ConnectionLostError);
+    assertEquals(network.conns.length, i);
+  }
+});
+
+Deno.test("A connection that was closed before it was ever used is not kept", async () => {
+  using network = new StubNetwork(() => {
+    const conn = StubConn.pong();
+    if (network.conns.length < 2) conn.deliver(null);
+    return conn;
+  });
+  await using client = new Client({ port: PORT, initialCap: 2 });
+  await ticks();
+  assertEquals(network.conns.length, 2);
+  assertEquals(client.stats().pool.open, 0);
+  assertEquals(textOf(await client.send(ascii("a"))), "pong:a");
+});
+
+Deno.test("A request in line whose connection dies in the hand-over goes on with another", async () => {
+  using network = new StubNetwork(() => {
+    const conn = new StubConn();
+    conn.hold = network.conns.length === 0;
+    return conn;
+  });
+  const client = new Client({ port: PORT, maxCap: 1, pipelining: 2 });
+  const a = client.send(ascii("a"));
+  await ticks();
+  const [one] = network.conns as [StubConn];
+  one.take();
+  const b = client.send(ascii("b"));
+  await ticks();
+  const inLine = client.send(ascii("in line"));
+  await ticks();
+  // In one turn: room for one more request, and the end.
+  one.respond("A");
+  one.refuse(new Deno.errors.BrokenPipe("gone"));
+  await ticks();
+  assertEquals(textOf(await a), "A");
+  const two = network.conns[1]!;
+  assertEquals(two.requests.toSorted(), ["b", "in line"]);
+  two.respond(...two.requests.map((request) => `pong:${request}`));
+  assertEquals(textOf(await inLine), "pong:in line");
+  assertEquals(textOf(await b), "pong:b");
+  assertEquals(client.stats().retries, 1);
+  await client.close();
+});
+
+Deno.test("A request aborted while its connection died in the hand-over is not sent", async () => {
+  using network = new StubNetwork(() => new StubConn());
+  const client = new Client({ port: PORT, maxCap: 2, pipelining: 3 });
+  const send = (name: string, signal?: AbortSignal) =>
+    client.send(ascii(name), signal && { signal });
+  const early = ["a", "b", "c", "d"].map((name) => send(name));
+  await ticks();
+  const [one, two] = network.conns as [StubConn, StubConn];
+  assertEquals(one.requests.length, 2);
+  one.respond("A", "C");
+  await ticks();
+  // The first connection has answered, and has three again: two sent whole,
+  // and one given up of which a write hangs.
+  const f = send("f");
+  const g = send("g");
+  await ticks();
+  one.hold = true;
+  const givenUp = new AbortController();
+  const h = send("h", givenUp.signal);
+  await ticks();
+  assertEquals(one.offered, 8 + 1);
+  givenUp.abort("h");
+  assertEquals(await rejection(h), "h");
+  const e = send("e");
+  await ticks();
+  assertEquals(two.requests.length, 3);
+
+  const controller = new AbortController();
+  const inLine = send("in line", controller.signal);
+  f.then(() => controller.abort("given up"));
+  await ticks();
+  assertEquals(client.stats().pool.waiting, 1);
+  // In one turn: it has room, is lent to the one in line, and dies; the other
+  // becomes idle; the signal aborts.
+  one.respond("F");
+  one.refuse(new Deno.errors.BrokenPipe("gone"));
+  two.respond("B", "D", "E");
+  assertEquals(await stateOf(inLine), "given up");
+  assertFalse(network.requests.includes("in line"));
+  assertInstanceOf(await rejection(g), ConnectionLostError);
+  await Promise.all([...early, e]);
+  await client.close();
+});
