@@ -1406,22 +1406,21 @@ function parseProxyV1(line: string): ProxyHeader {
   const length = line.length + 2;
   const [, family, ...fields] = line.split(" ");
   if (family === "UNKNOWN") return { length, addresses: null };
-  const host = family === "TCP4"
-    ? /^\d{1,3}(\.\d{1,3}){3}$/
+  const parseHost = family === "TCP4"
+    ? parseIPv4
     : family === "TCP6"
-    ? /^[0-9a-fA-F:.]{2,45}$/
+    ? parseIPv6
     : null;
+  if (parseHost === null || fields.length !== 4) throw badProxyHeader();
   const [source, destination, sourcePort, destinationPort] = fields;
-  if (
-    host === null || fields.length !== 4 || !host.test(source!) ||
-    !host.test(destination!) || !isPort(sourcePort!) ||
-    !isPort(destinationPort!)
-  ) throw badProxyHeader();
   return {
     length,
     addresses: {
-      source: tcpAddr(source!, Number(sourcePort)),
-      destination: tcpAddr(destination!, Number(destinationPort)),
+      source: tcpAddr(parseHost(source!), parsePort(sourcePort!)),
+      destination: tcpAddr(
+        parseHost(destination!),
+        parsePort(destinationPort!),
+      ),
     },
   };
 }
@@ -1483,17 +1482,34 @@ function unixAddr(bytes: Uint8Array): Deno.Addr {
   return { transport: "unix", path };
 }
 
-/** The canonical form, which URLs know how to make. */
 function formatIPv6(bytes: Uint8Array): string {
   const groups: string[] = [];
   for (let i = 0; i < 16; i += 2) {
     groups.push((bytes[i]! * 256 + bytes[i + 1]!).toString(16));
   }
-  return new URL(`http://[${groups.join(":")}]`).hostname.slice(1, -1);
+  return parseIPv6(groups.join(":"));
 }
 
-function isPort(text: string): boolean {
-  return /^\d{1,5}$/.test(text) && Number(text) <= 0xffff;
+/** Four numbers up to 255 without leading zeros. */
+function parseIPv4(text: string): string {
+  const octet = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
+  if (!new RegExp(`^${octet}(\\.${octet}){3}$`).test(text)) {
+    throw badProxyHeader();
+  }
+  return text;
+}
+
+/** Judges an address and gives its canonical form, both of which URLs do. */
+function parseIPv6(text: string): string {
+  const url = /^[\da-f:.]+$/i.test(text) ? `http://[${text}]` : "";
+  if (!URL.canParse(url)) throw badProxyHeader();
+  return new URL(url).hostname.slice(1, -1);
+}
+
+function parsePort(text: string): number {
+  const port = Number(text);
+  if (!/^(0|[1-9]\d{0,4})$/.test(text) || port > 0xffff) throw badProxyHeader();
+  return port;
 }
 
 function badProxyHeader(): Error {
