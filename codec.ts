@@ -368,7 +368,9 @@ export class FrameDecoder {
       }
     } else if (
       room < Math.max(LEAST_ROOM, Math.min(this.#lastRead, wanted)) ||
-      (held === 0 && this.#chunk.length > 4 * wanted)
+      (held === 0 &&
+        this.#chunk.length >
+          Math.max(wanted, Math.min(4 * wanted, MAX_IDLE_ROOM)))
     ) {
       this.#move(Math.max(wanted, 2 * held));
     }
