@@ -644,6 +644,7 @@ class Connection {
       if (prelude !== undefined) {
         const bytes = await prelude;
         if (bytes !== undefined && bytes.length > 0) {
+          this.#stats.bytesIn += bytes.length;
           this.#decoder.push(bytes);
           this.#takeFrames();
         }

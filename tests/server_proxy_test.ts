@@ -2,16 +2,18 @@
  * The PROXY protocol, versions 1 and 2. The headers follow the specification:
  * "The PROXY protocol, versions 1 & 2", sections 2.1 and 2.2.
  */
-import { assertEquals, assertInstanceOf } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { concat } from "@std/bytes";
 import { serve, type ServeOptions } from "../server.ts";
 import { bytes, hex, splits } from "./codec_support.ts";
 import {
   FakeListener,
   heads,
+  microtasks,
   Peer,
   settle,
   StubConnection,
+  unwire,
   wire,
 } from "./server_support.ts";
 
@@ -223,8 +225,8 @@ async function serveReads(
   const conn = new StubConnection();
   conn.feed(...reads, null);
   listener.push(conn);
-  await settle(1);
-  while (server.stats().connections > 0) await settle(1);
+  await microtasks();
+  while (server.stats().connections > 0) await microtasks();
   const stats = server.stats();
   await server.shutdown();
   return { conn, errors, seen, stats };
@@ -336,6 +338,17 @@ Deno.test("Server.shutdown() ends a connection whose PROXY header has not come",
   await server.shutdown();
   assertEquals(conn.closes, 1);
   assertEquals(conn.written.length, 0);
+});
+
+Deno.test("Frames that come along with a PROXY header are counted", async () => {
+  const frames = wire([1, 2, 3]);
+  const { conn, stats } = await serveReads([
+    bytes("PROXY UNKNOWN\r\n", frames),
+    frames,
+  ]);
+  assertEquals(heads(unwire(conn.written)), [1, 2, 3, 1, 2, 3]);
+  assert(stats.bytesIn === 2 * frames.length, `${stats.bytesIn} bytes`);
+  assertEquals(stats.requests, 6);
 });
 
 Deno.test("A bad frame along with a PROXY header is answered as any other", async () => {

@@ -45,6 +45,11 @@ export async function settle(turns = 2): Promise<void> {
   }
 }
 
+/** Lets what waits for no event go on: all that a stub ever waits for. */
+export async function microtasks(): Promise<void> {
+  for (let i = 0; i < 50; i++) await undefined;
+}
+
 /** Waits on the real clock. */
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => startTimer(resolve, ms));
@@ -398,8 +403,7 @@ export class FakeTime implements Disposable {
       if (timer.every === undefined) this.#timers.delete(next);
       else timer.at += timer.every;
       timer.run();
-      // A stub needs no more than this to do all that comes of it.
-      for (let i = 0; i < 50; i++) await undefined;
+      await microtasks();
     }
     this.#now = end;
     await settle(1);
