@@ -587,6 +587,8 @@ class Connection {
   #taking = true;
   /** A whole frame may be in the decoder that could not be taken. */
   #blocked = false;
+  /** What comes before the first frame is under way, with a limit of its own. */
+  #greeting = false;
   /** Wakes the read loop from its pause. */
   #wake: (() => void) | null = null;
   #lingerTimer: Timer | undefined;
@@ -642,7 +644,9 @@ class Connection {
   async #run(prelude?: Promise<Uint8Array | void>): Promise<void> {
     try {
       if (prelude !== undefined) {
+        this.#greeting = true;
         const bytes = await prelude;
+        this.#greeting = false;
         if (bytes !== undefined && bytes.length > 0) {
           this.#stats.bytesIn += bytes.length;
           this.#decoder.push(bytes);
@@ -954,7 +958,7 @@ class Connection {
         new TimeoutError(`Write made no progress for ${writeTimeout} ms`),
       );
     }
-    const waiting = this.#state !== "open" || this.#blocked
+    const waiting = this.#state !== "open" || this.#blocked || this.#greeting
       ? null
       : this.#decoder.buffered > 0
       ? "frame"

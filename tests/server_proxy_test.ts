@@ -8,6 +8,7 @@ import { serve, type ServeOptions } from "../server.ts";
 import { bytes, hex, splits } from "./codec_support.ts";
 import {
   FakeListener,
+  FakeTime,
   heads,
   microtasks,
   Peer,
@@ -326,6 +327,61 @@ Deno.test("Without proxyProtocol, a PROXY header is a bad frame", async () => {
   await peer.write(bytes("PROXY UNKNOWN\r\n"));
   assertEquals(await peer.receive(), null);
   assertEquals(errors.length, 1);
+});
+
+Deno.test("A PROXY header that does not come is cut by handshakeTimeout, never by idleTimeout", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const errors: unknown[] = [];
+  const server = serve({
+    proxyProtocol: true,
+    handshakeTimeout: 1000,
+    idleTimeout: 400,
+    onError: (error) => void errors.push(error),
+  }, (payload) => payload);
+  const slow = new StubConnection();
+  const late = new StubConnection();
+  listener.push(slow, late);
+  slow.feed(bytes("PROXY UNK"));
+  await time.advance(999);
+  assertEquals([slow.closes, late.closes], [0, 0]);
+  late.feed(bytes("PROXY UNKNOWN\r\n"));
+  await time.advance(1);
+  assertEquals([slow.closes, late.closes], [1, 0]);
+  assertEquals(errors.length, 1);
+  assertInstanceOf(errors[0], Deno.errors.TimedOut);
+  assertEquals(
+    errors[0].message,
+    "Handshake was not complete within 1000 ms",
+  );
+  assertEquals(server.stats().errors, 1);
+  // From here on it is idle, and no handshake's timeout concerns it.
+  await time.advance(390);
+  assertEquals(late.closes, 0);
+  await time.advance(70);
+  assertEquals(late.closes, 1);
+  assertEquals(errors.length, 1);
+  await server.shutdown();
+  assertEquals(time.timers, 0);
+});
+
+Deno.test("handshakeTimeout 0 waits for a PROXY header for ever", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve(
+    { proxyProtocol: true, handshakeTimeout: 0 },
+    (payload) => payload,
+  );
+  const conn = new StubConnection();
+  listener.push(conn);
+  await time.advance(1_000_000);
+  assertEquals(conn.closes, 0);
+  conn.feed(bytes("PROXY UNKNOWN\r\n", wire([1])));
+  await time.advance(0);
+  assertEquals(heads(conn.answers()), [1]);
+  server.close();
+  await server.finished;
+  assertEquals(time.timers, 0);
 });
 
 Deno.test("Server.shutdown() ends a connection whose PROXY header has not come", async () => {
