@@ -679,6 +679,7 @@ export class Client implements AsyncDisposable {
       const conn = await this.#dialler.dial(signal);
       const connection = new Connection(conn, this.#frame, {
         pipelined: this.#pipelining > 1,
+        exact: !this.#dialler.secure,
         // Only a busy connection needs to be told its time: an idle one is
         // the pool's.
         expiresAt: this.#maxLifetime === 0
@@ -948,6 +949,9 @@ class Queue {
 interface Owner {
   /** Whether other requests of the same turn may follow. */
   readonly pipelined: boolean;
+  /** Whether a write that fails has taken nothing: over TLS, what it was given
+   * may go out all the same. */
+  readonly exact: boolean;
   /** When the connection takes no more requests. */
   readonly expiresAt: number;
   /** A request has its response. */
@@ -1131,7 +1135,7 @@ class Connection {
       this.#flushing = false;
     } catch (error) {
       // What a write refuses, the server cannot have seen.
-      this.#offered = this.#written;
+      if (this.#owner.exact) this.#offered = this.#written;
       this.#flushing = false;
       this.destroy(error);
     }
@@ -1244,6 +1248,11 @@ class Dialler {
     checkType("keepAlive", keepAlive, "boolean");
     this.#noDelay = noDelay;
     this.#keepAlive = keepAlive;
+  }
+
+  /** Whether it speaks TLS. */
+  get secure(): boolean {
+    return this.#tls !== undefined;
   }
 
   /**

@@ -8,12 +8,12 @@ import { encodeFrame, FrameDecoder, FrameReader } from "../codec.ts";
 
 /** Text as bytes; each character is one. */
 export function ascii(text: string): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(text, (char) => char.charCodeAt(0));
+  return new TextEncoder().encode(text);
 }
 
 /** Bytes as text. */
 export function textOf(payload: Uint8Array): string {
-  return new TextDecoder("latin1").decode(payload);
+  return new TextDecoder().decode(payload);
 }
 
 /** Lets promises that can settle without I/O and without timers settle. */
