@@ -896,9 +896,9 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#closed !== undefined) {
       return Promise.reject(new PoolClosedError());
     }
-    return new Promise<T>((resolve) => {
+    return new Promise<T>((resolve, reject) => {
       const now = timeout > 0 ? this.#clock.read() : 0;
-      const waiter = this.#line.push(resolve, origin, timeout, now);
+      const waiter = this.#line.push(resolve, reject, origin, timeout, now);
       const { ticket } = waiter;
       if (signal !== undefined) this.#follow(signal, waiter);
       this.#serve();
@@ -908,8 +908,7 @@ export class Pool<T> implements AsyncDisposable {
       if (waiting > this.#maxWaiting) {
         const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
         const figures = { ...this.#figures(), waiting: waiting - 1 };
-        const error = new PoolExhaustedError(message, figures);
-        this.#answer(waiter, Promise.reject(error));
+        this.#leave(waiter, new PoolExhaustedError(message, figures));
         return;
       }
       this.#waitCount++;
@@ -926,7 +925,7 @@ export class Pool<T> implements AsyncDisposable {
       const abort = () => {
         for (const waiter of waiters) {
           this.#cancelCount++;
-          this.#answer(waiter, Promise.reject(signal.reason));
+          this.#leave(waiter, signal.reason);
         }
       };
       group = { signal, waiters, abort };
@@ -937,9 +936,9 @@ export class Pool<T> implements AsyncDisposable {
     waiter.group = group;
   }
 
-  /** The one way out of the line. */
-  #answer(waiter: Waiter<T>, outcome: T | Promise<never>): void {
-    const { resolve, group, counts, since } = waiter;
+  /** The one way out of the line: with a resource, or else with an error. */
+  #leave(waiter: Waiter<T>, error: unknown, entry?: Entry<T>): void {
+    const { resolve, reject, group, counts, since } = waiter;
     this.#line.remove(waiter);
     // While the pool is hot the next caller would but start the timer again.
     if (!this.#clock.hot) this.#line.rest();
@@ -950,7 +949,8 @@ export class Pool<T> implements AsyncDisposable {
         group.signal.removeEventListener("abort", group.abort);
       }
     }
-    resolve(outcome);
+    if (entry !== undefined) resolve(entry.value);
+    else reject(error);
     if (!counts) return;
     const duration = Math.max(0, this.#clock.atLeast() - since);
     this.#waitDuration += duration;
@@ -966,7 +966,7 @@ export class Pool<T> implements AsyncDisposable {
       this.#figures(),
       this.#lastFailure && { cause: this.#lastFailure.error },
     );
-    this.#answer(waiter, Promise.reject(error));
+    this.#leave(waiter, error);
   }
 
   #canceled(signal: AbortSignal): Promise<never> {
@@ -1008,7 +1008,7 @@ export class Pool<T> implements AsyncDisposable {
   #give(entry: Entry<T>, waiter: Waiter<T>, now: number): void {
     this.#lend(entry, now, waiter.origin);
     if (!this.#watching) this.#watch();
-    this.#answer(waiter, entry.value);
+    this.#leave(waiter, undefined, entry);
   }
 
   /** Ends one borrow, unless it is over. */
@@ -1134,7 +1134,7 @@ export class Pool<T> implements AsyncDisposable {
     // by what was to be opened for no waiter, until the reaper looks again. Neither
     // can spin.
     const waiter = this.#waiting() > 0 ? this.#line.first() : undefined;
-    if (waiter !== undefined) this.#answer(waiter, Promise.reject(error));
+    if (waiter !== undefined) this.#leave(waiter, error);
     else this.#wanted = 0;
     this.#freed();
     if (waiter !== undefined) return;
@@ -1265,7 +1265,7 @@ export class Pool<T> implements AsyncDisposable {
     this.#wanted = 0;
     this.#stop();
     for (let waiter; (waiter = this.#line.first()) !== undefined;) {
-      this.#answer(waiter, Promise.reject(new PoolClosedError()));
+      this.#leave(waiter, new PoolClosedError());
     }
     for (const entry of [...this.#entries.values()]) {
       // What is pinged is no borrower's; nobody needs the answer any more.
@@ -1567,7 +1567,7 @@ interface Trace {
   reported: boolean;
 }
 
-type Resolve<T> = (outcome: T | Promise<never>) => void;
+type Resolve<T> = (resource: T) => void;
 
 /** A caller in line; used again for another when it has left. */
 class Waiter<T> extends Link {
@@ -1580,8 +1580,8 @@ class Waiter<T> extends Link {
   queue: Queue<T> | undefined = undefined;
   group: Group<T> | undefined = undefined;
   origin: Error | undefined = undefined;
-  /** Also rejects: given a rejected promise, it passes the rejection on. */
   resolve: Resolve<T> = noop;
+  reject: Reject = noop;
 }
 
 /** The waiters that share a signal, and their one listener. */
@@ -1653,6 +1653,7 @@ class Line<T> {
   /** `now` matters only with a timeout. */
   push(
     resolve: Resolve<T>,
+    reject: Reject,
     origin: Error | undefined,
     timeout: number,
     now: number,
@@ -1665,6 +1666,7 @@ class Line<T> {
     waiter.queue = queue;
     waiter.origin = origin;
     waiter.resolve = resolve;
+    waiter.reject = reject;
     queue.push(waiter);
     this.size++;
     if (timeout > 0) {
@@ -1682,7 +1684,7 @@ class Line<T> {
     if (queue.timeout > 0) this.#timed--;
     waiter.ticket = 0;
     waiter.queue = waiter.group = waiter.origin = undefined;
-    waiter.resolve = noop;
+    waiter.resolve = waiter.reject = noop;
     // No more than may soon be needed again.
     if (this.#spare.length <= this.size + SPARE_WAITERS) {
       this.#spare.push(waiter);
@@ -1698,17 +1700,16 @@ class Line<T> {
 
   #queue(timeout: number): Queue<T> {
     let queue = this.#find(timeout);
-    const many = this.#queues.length >= EXACT_QUEUES;
-    if (queue === undefined && timeout > 0 && many) {
+    if (queue !== undefined) return queue;
+    if (this.#queues.length >= EXACT_QUEUES) {
+      this.#queues = this.#queues.filter((queue) => queue.size > 0);
+    }
+    if (this.#queues.length >= EXACT_QUEUES && timeout > 0) {
       const step = 2 ** (Math.floor(Math.log2(timeout)) - 4);
       timeout = Math.ceil(timeout / step) * step;
       queue = this.#find(timeout);
     }
-    if (queue !== undefined) return queue;
-    if (many) {
-      this.#queues = this.#queues.filter((queue) => queue.size > 0);
-    }
-    this.#queues.push(queue = new Queue(timeout));
+    if (queue === undefined) this.#queues.push(queue = new Queue(timeout));
     return queue;
   }
 
