@@ -24,7 +24,7 @@ import {
   Traffic,
 } from "./traffic.ts";
 
-const REQUESTS = longRun() ? 120_000 : 12_000;
+const REQUESTS = longRun() ? 105_000 : 10_500;
 
 for (
   const { name, pipelining, concurrency } of [
@@ -44,7 +44,7 @@ for (
       const client = new Client({
         port: proxy.port,
         pipelining,
-        maxCap: 16,
+        maxCap: 32,
         requestTimeout: 400,
         onError: (error) => {
           // A dial that nobody waits for any more may fail as any other.
@@ -56,7 +56,7 @@ for (
         client,
         ledger,
         random,
-        workers: 16 * pipelining,
+        workers: 32 * pipelining,
         impatient: true,
       });
       const start = performance.now();

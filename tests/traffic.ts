@@ -153,6 +153,10 @@ export interface TrafficOptions {
   workers: number;
   /** Gives requests up, by signal and by timeout. */
   impatient?: boolean;
+  /** Told of each request that was not answered. */
+  failed?: (id: number) => void;
+  /** Longest pause of a worker between two requests, in milliseconds. */
+  pause?: number;
 }
 
 /** Workers that keep sending, and count what they are told. */
@@ -192,7 +196,7 @@ export class Traffic {
   }
 
   async #send(): Promise<void> {
-    const { client, ledger, random, impatient } = this.#options;
+    const { client, ledger, random, impatient, pause = 0 } = this.#options;
     const id = ledger.issue();
     const options: SendOptions = { idempotent: isIdempotent(id) };
     let controller: AbortController | undefined;
@@ -214,10 +218,12 @@ export class Traffic {
     } finally {
       clearTimeout(timer);
     }
+    if (outcome !== "ok") this.#options.failed?.(id);
     this.settled++;
     this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
     // Where nobody listens, requests would fail as fast as they can be made.
     if (outcome === "ConnectError") await sleep(random.between(1, 10));
+    else if (pause > 0) await sleep(random.between(0, pause));
   }
 
   /** Names an outcome; whatever is not promised is a breach. */
@@ -268,7 +274,7 @@ export async function seeded(
 
 /** Prints figures in long runs; short ones are for yes or no. */
 export function report(what: string, figures: Record<string, unknown>): void {
-  if (!longRun()) return;
+  if (!longRun() && !Deno.env.get("WIREPOOL_F")) return;
   const parts = Object.entries(figures).map(([name, value]) =>
     `${name} ${typeof value === "number" ? round(value) : value}`
   );

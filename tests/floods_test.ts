@@ -1,0 +1,313 @@
+/**
+ * A server with the default options, in a process of its own, under floods of
+ * connections that want nothing good; and the traffic beside them.
+ *
+ * What the traffic loses is told in proportion to the same traffic alone. The
+ * bounds are wide, since other tests run at the same time; `WIREPOOL_LONG=1`
+ * measures longer, waits for the default timeouts, and prints figures.
+ */
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertLess,
+  assertLessOrEqual,
+} from "@std/assert";
+import { Client } from "../client.ts";
+import { encodeFrame } from "../codec.ts";
+import { type ChildOptions, ChildServer, figuresOf } from "./child_server.ts";
+import { longRun, MIB } from "./codec_support.ts";
+import { eventually, report, sleep } from "./traffic.ts";
+
+const KIB = 1024;
+const windows = Deno.build.os === "windows";
+
+/** Milliseconds that the traffic is measured for at a time. */
+const MEASURE = longRun() ? 3000 : 300;
+/** What the traffic must keep of its throughput, and how much longer its
+ * slowest hundredth may take: one thread serves all, and others use the
+ * machine. A server that one peer can stop falls through any bound. */
+const LEAST_THROUGHPUT = 0.2;
+const MOST_P99 = 20;
+
+/** The traffic that must not suffer. */
+class LiveTraffic {
+  readonly client: Client;
+  #alone: Measurement | undefined;
+
+  constructor(port: number) {
+    this.client = new Client({ port, maxCap: 4 });
+  }
+
+  /** Measures the traffic without a flood. */
+  async alone(): Promise<void> {
+    await this.#measure(); // Warm.
+    this.#alone = await this.#measure();
+  }
+
+  /** Measures it beside a flood, and holds it against what it was alone. */
+  async beside(flood: string, figures: () => Record<string, unknown>) {
+    const alone = this.#alone!;
+    let throughput = 0;
+    let p99 = Infinity;
+    for (let tries = 0; tries < 5; tries++) {
+      const now = await this.#measure();
+      throughput = Math.max(throughput, now.throughput / alone.throughput);
+      p99 = Math.min(p99, now.p99 / alone.p99);
+      if (throughput >= LEAST_THROUGHPUT && p99 <= MOST_P99) break;
+    }
+    report(flood, {
+      "throughput beside / alone": throughput,
+      "p99 beside / alone": p99,
+      "requests per second": alone.throughput,
+      ...figures(),
+    });
+    assertGreater(throughput, LEAST_THROUGHPUT, `throughput beside ${flood}`);
+    assertLess(p99, MOST_P99, `p99 beside ${flood}`);
+  }
+
+  async #measure(): Promise<Measurement> {
+    const durations: number[] = [];
+    const request = new Uint8Array(100);
+    const end = performance.now() + MEASURE;
+    const worker = async () => {
+      for (let at = performance.now(); at < end;) {
+        const response = await this.client.send(request);
+        assertEquals(response.length, request.length);
+        const now = performance.now();
+        durations.push(now - at);
+        at = now;
+      }
+    };
+    await Promise.all(Array.from({ length: 4 }, worker));
+    durations.sort((a, b) => a - b);
+    return {
+      throughput: durations.length * 1000 / MEASURE,
+      p99: durations[Math.floor(durations.length * 0.99)]!,
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.client.close();
+  }
+}
+
+interface Measurement {
+  throughput: number;
+  p99: number;
+}
+
+/** Many raw connections. */
+class Flood {
+  readonly conns: Deno.TcpConn[] = [];
+  readonly #tasks: Promise<void>[] = [];
+  readonly #port: number;
+  /** How many the server has ended. */
+  cut = 0;
+
+  constructor(port: number) {
+    this.#port = port;
+  }
+
+  /** Connects, fewer at once than a listener has room for. */
+  async connect(count: number): Promise<void> {
+    for (let left = count; left > 0; left -= 200) {
+      const batch = Array.from(
+        { length: Math.min(200, left) },
+        () => Deno.connect({ hostname: "127.0.0.1", port: this.#port }),
+      );
+      this.conns.push(...await Promise.all(batch));
+    }
+  }
+
+  /** Has each connection do something until it fails. */
+  each(act: (conn: Deno.TcpConn) => Promise<unknown>): void {
+    for (const conn of this.conns) {
+      this.#tasks.push(act(conn).then(() => {}, () => {}));
+    }
+  }
+
+  /** Counts the connections that end; reads away what comes. */
+  watch(): void {
+    this.each(async (conn) => {
+      try {
+        const buffer = new Uint8Array(64);
+        while (await conn.read(buffer) !== null);
+      } finally {
+        this.cut++;
+      }
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const conn of this.conns) conn[Symbol.dispose]();
+    await Promise.all(this.#tasks);
+  }
+}
+
+/** Runs one flood: a server, the traffic alone, then beside it. */
+async function beside(
+  options: ChildOptions,
+  test: (
+    traffic: LiveTraffic,
+    flood: Flood,
+    child: ChildServer,
+  ) => Promise<void>,
+): Promise<void> {
+  await using child = await ChildServer.start(options);
+  await using traffic = new LiveTraffic(child.port);
+  await traffic.alone();
+  await using flood = new Flood(child.port);
+  await test(traffic, flood, child);
+}
+
+/** Descriptors that a process may have; Deno itself raises the soft limit. */
+function descriptorLimit(): number {
+  if (windows) return Infinity;
+  const { stdout } = new Deno.Command("sh", { args: ["-c", "ulimit -Hn"] })
+    .outputSync();
+  const limit = new TextDecoder().decode(stdout).trim();
+  return limit === "unlimited" ? Infinity : Number(limit);
+}
+
+/** A header that announces 16 MiB, and nothing after it. */
+const CLAIM = encodeFrame(new Uint8Array(16 * MIB)).slice(0, 8);
+
+Deno.test("Ten thousand idle connections cost the traffic beside them little", async () => {
+  // Half are for what else runs in this process.
+  const count = Math.min(10_000, Math.floor(descriptorLimit() / 2));
+  await beside({}, async (traffic, flood) => {
+    const before = await figuresOf(traffic.client);
+    const start = performance.now();
+    await flood.connect(count);
+    const seconds = (performance.now() - start) / 1000;
+    let after = await figuresOf(traffic.client);
+    while (after.stats.connections < count) {
+      await sleep(20);
+      after = await figuresOf(traffic.client);
+    }
+    flood.watch();
+    const perConnection = (after.memory.rss - before.memory.rss) / count;
+    await traffic.beside("Idle connections", () => ({
+      connections: count,
+      "seconds to connect": seconds,
+      "KiB per connection": perConnection / KIB,
+    }));
+    assertEquals(flood.cut, 0);
+    assertLess(perConnection, 32 * KIB);
+  });
+});
+
+Deno.test("A thousand connections that dribble are all cut, and the traffic goes on", async () => {
+  // By default a frame may take half a minute.
+  const readTimeout = longRun() ? 30_000 : 1000;
+  const options = longRun() ? {} : { readTimeout };
+  await beside({ serve: options }, async (traffic, flood) => {
+    await flood.connect(1000);
+    flood.watch();
+    const start = performance.now();
+    flood.each(async (conn) => {
+      for (let i = 0;; i++) {
+        await conn.write(i < 8 ? CLAIM.subarray(i, i + 1) : new Uint8Array(1));
+        await sleep(readTimeout / 30);
+      }
+    });
+    await traffic.beside("Dribblers", () => ({
+      connections: flood.conns.length,
+    }));
+    await eventually("every dribbler is cut", () => flood.cut === 1000);
+    const took = (performance.now() - start) / readTimeout;
+    const { stats } = await figuresOf(traffic.client);
+    report("Dribblers", { cut: flood.cut, "readTimeouts until then": took });
+    assertLessOrEqual(stats.connections, 4);
+    assertEquals(stats.errors, 1000);
+  });
+});
+
+Deno.test("A thousand connections that announce 16 MiB and send nothing cost no memory", async () => {
+  await beside({}, async (traffic, flood) => {
+    await flood.connect(1000);
+    const before = await figuresOf(traffic.client);
+    for (const conn of flood.conns) await conn.write(CLAIM);
+    let after = await figuresOf(traffic.client);
+    while (after.stats.bytesIn < before.stats.bytesIn + 8 * 1000) {
+      await sleep(20);
+      after = await figuresOf(traffic.client);
+    }
+    flood.watch();
+    const grown = after.memory.rss - before.memory.rss;
+    await traffic.beside("Claims of 16 MiB", () => ({
+      connections: 1000,
+      "MiB grown": grown / MIB,
+    }));
+    assertEquals(flood.cut, 0);
+    assertLess(grown, 64 * MIB);
+  });
+});
+
+Deno.test("Connections that never read are held back, and cost bounded memory", async () => {
+  // The system, too, keeps megabytes for each, and takes its time for them.
+  const count = longRun() ? 100 : 30;
+  await beside({}, async (traffic, flood) => {
+    const before = await figuresOf(traffic.client);
+    await flood.connect(count);
+    const requests = encodeFrame(new Uint8Array(64 * KIB));
+    let sent = 0;
+    flood.each(async (conn) => {
+      for (;;) {
+        const n = await conn.write(requests);
+        sent += n;
+      }
+    });
+    // Until nothing moves any more.
+    for (let seen = -1; seen !== sent;) {
+      seen = sent;
+      await sleep(300);
+    }
+    const after = await figuresOf(traffic.client);
+    const grown = after.memory.rss - before.memory.rss;
+    await traffic.beside("Connections that never read", () => ({
+      connections: count,
+      "MiB grown": grown / MIB,
+      "MiB sent": sent / MIB,
+    }));
+    assertLess(grown, count * MIB + 64 * MIB);
+    const connections = async () =>
+      (await figuresOf(traffic.client)).stats.connections;
+    assertGreater(await connections(), count);
+    if (!longRun()) return;
+    while (await connections() >= count) await sleep(1000);
+    report("Connections that never read", { "cut by writeTimeout": "all" });
+  });
+});
+
+Deno.test({
+  name:
+    "A server out of descriptors goes on, and accepts again when there are some",
+  ignore: windows, // No limit to set.
+  async fn() {
+    await beside({ descriptors: 128 }, async (traffic, flood, child) => {
+      await flood.connect(400);
+      flood.watch();
+      const exhausted = async () =>
+        (await figuresOf(traffic.client)).stats.acceptErrors > 0;
+      while (!await exhausted()) await sleep(10);
+      const { stats } = await figuresOf(traffic.client);
+      assertLess(stats.connections, 128);
+      await traffic.beside("Descriptors exhausted", () => ({
+        accepted: stats.connections,
+        "waiting to be": 404 - stats.connections,
+      }));
+      // Nobody who was accepted has been dropped for it.
+      assertEquals(flood.cut, 0);
+      for (const conn of flood.conns) conn[Symbol.dispose]();
+      await using late = new Client({ port: child.port });
+      assertEquals(await late.send(new Uint8Array(3)), new Uint8Array(3));
+      const after = await figuresOf(traffic.client);
+      assert(after.stats.acceptErrors > 0);
+      report("Descriptors exhausted", {
+        "failed accepts": after.stats.acceptErrors,
+      });
+    });
+  },
+});
