@@ -1128,7 +1128,7 @@ class Connection {
         this.#offered = this.#written + chunk.length;
         const n = await this.#conn.write(chunk);
         this.#encoder.advance(n);
-        this.#written += n;
+        this.#offered = this.#written += n;
         empty = n > 0 ? 0 : empty + 1;
         if (empty === MAX_EMPTY_TRIES) throw noProgress("writes");
       }

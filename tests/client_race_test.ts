@@ -4,15 +4,22 @@
  * Every far end is a stub, so that each order of events can be had.
  */
 import {
-  assert,
   assertEquals,
   assertFalse,
   assertInstanceOf,
   assertRejects,
+  assertStrictEquals,
 } from "@std/assert";
-import { Client, ConnectionLostError } from "../client.ts";
+import {
+  Client,
+  ConnectionLostError,
+  RequestTimeoutError,
+  type SendSummary,
+} from "../client.ts";
+import { PoolClosedError } from "../pool.ts";
 import {
   ascii,
+  FakeTime,
   rejection,
   stateOf,
   StubConn,
@@ -120,5 +127,23 @@ Deno.test("A request aborted while its connection died in the hand-over is not s
   assertFalse(network.requests.includes("in line"));
   assertInstanceOf(await rejection(g), ConnectionLostError);
   await Promise.all([...early, e]);
+  await client.close();
+});
+
+Deno.test("What a write took in part, after the connection was lost, counts as not sent", async () => {
+  using network = new StubNetwork();
+  const client = new Client({ port: PORT, maxCap: 1 });
+  await client.send(ascii("first"));
+  const [one] = network.conns as [StubConn];
+  one.hold = true;
+  const large = client.send(new Uint8Array(100_000));
+  one.take();
+  await ticks();
+  assertEquals(one.taken + one.offered, 8 + 5 + 8 + 100_000);
+  one.deliver(null);
+  one.take(10);
+  assertEquals((await large).length, "pong:".length + 100_000);
+  assertEquals(one.requests.length, 1);
+  assertEquals(client.stats().retries, 1);
   await client.close();
 });
