@@ -741,6 +741,7 @@ export class Client implements AsyncDisposable {
   // Settling.
 
   #resolve(request: Request, response: Uint8Array<ArrayBuffer>): void {
+    request.settled = true;
     this.#responses++;
     request.resolve(response);
     request.observer?.(response.length, undefined);
@@ -748,6 +749,9 @@ export class Client implements AsyncDisposable {
   }
 
   #reject(request: Request, error: unknown): void {
+    // A hook may have aborted what has settled, or is about to.
+    if (request.settled) return;
+    request.settled = true;
     this.#failures++;
     request.reject(error);
     request.observer?.(0, { error });
@@ -879,6 +883,7 @@ class Request {
     | ((responseBytes: number, failure: { error: unknown } | undefined) => void)
     | undefined;
   resent = false;
+  settled = false;
 
   /** Milliseconds that it was given, and what is left of them when it is
    * sent; 0 is for ever. */

@@ -147,3 +147,39 @@ Deno.test("What a write took in part, after the connection was lost, counts as n
   assertEquals(client.stats().retries, 1);
   await client.close();
 });
+
+Deno.test("A hook that aborts requests which time out with its own settles none twice", async () => {
+  using time = new FakeTime();
+  using _network = new StubNetwork(() => new StubConn());
+  const controller = new AbortController();
+  const settled: SendSummary[] = [];
+  const client = new Client({
+    port: PORT,
+    maxCap: 1,
+    pipelining: 3,
+    hooks: {
+      settle(summary) {
+        settled.push(summary);
+        controller.abort("the first has failed");
+      },
+    },
+  });
+  const { signal } = controller;
+  const sent = [1, 2, 3].map((timeout) =>
+    rejection(client.send(ascii("a"), { signal, timeout }))
+  );
+  await time.pass(200);
+  const [first, ...others] = await Promise.all(sent);
+  assertInstanceOf(first, RequestTimeoutError);
+  assertEquals(others, ["the first has failed", "the first has failed"]);
+  const { requests, failures, inFlight } = client.stats();
+  assertEquals({ requests, failures, inFlight, settled: settled.length }, {
+    requests: 3,
+    failures: 3,
+    inFlight: 0,
+    settled: 3,
+  });
+  await client.close();
+  await time.pass(5000);
+  assertEquals(time.timers.running, 0);
+});
