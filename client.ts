@@ -849,9 +849,12 @@ export class Client implements AsyncDisposable {
     };
   }
 
-  #tell(hook: () => void): void {
+  #tell(hook: () => unknown): void {
     try {
-      hook();
+      const result = hook();
+      if (result instanceof Promise) {
+        result.catch((error) => this.#report(error));
+      }
     } catch (error) {
       this.#report(error);
     }
@@ -860,7 +863,8 @@ export class Client implements AsyncDisposable {
   #report(error: unknown): void {
     try {
       const onError = this.#onError;
-      onError?.(error);
+      const result: unknown = onError?.(error);
+      if (result instanceof Promise) result.catch(() => {});
     } catch {
       // There is nobody left to tell.
     }

@@ -183,3 +183,24 @@ Deno.test("A hook that aborts requests which time out with its own settles none 
   await time.pass(5000);
   assertEquals(time.timers.running, 0);
 });
+
+Deno.test("An asynchronous hook that fails is reported as one that throws", async () => {
+  using _network = new StubNetwork();
+  const reported: unknown[] = [];
+  await using client = new Client({
+    port: PORT,
+    onError(error) {
+      reported.push(error);
+      return Promise.reject(new Error("nobody is left to tell"));
+    },
+    hooks: {
+      send: () => Promise.reject("send"),
+      settle: () => Promise.reject("settle"),
+      dial: () => Promise.reject("dial"),
+      pool: { opened: () => Promise.reject("opened") },
+    },
+  });
+  await client.send(ascii("a"));
+  await ticks();
+  assertEquals(reported.toSorted(), ["dial", "opened", "send", "settle"]);
+});
