@@ -627,7 +627,9 @@ export class Client implements AsyncDisposable {
       this.#waiting--;
       this.#reject(
         request,
-        error instanceof PoolClosedError
+        signal?.aborted
+          ? signal.reason
+          : error instanceof PoolClosedError
           ? this.#killed ?? new ClientClosedError({ cause: error })
           : error instanceof PoolTimeoutError && limit === timeout &&
               timeout !== this.#getTimeout

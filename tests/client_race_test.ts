@@ -204,3 +204,18 @@ Deno.test("An asynchronous hook that fails is reported as one that throws", asyn
   await ticks();
   assertEquals(reported.toSorted(), ["dial", "opened", "send", "settle"]);
 });
+
+Deno.test("A request in line is rejected with the reason, also where that is an error of the pool", async () => {
+  using _network = new StubNetwork(() => new StubConn());
+  const client = new Client({ port: PORT, maxCap: 1 });
+  const busy = rejection(client.send(ascii("busy")));
+  const controller = new AbortController();
+  const { signal } = controller;
+  const inLine = rejection(client.send(ascii("in line"), { signal }));
+  await ticks();
+  const reason = new PoolClosedError();
+  controller.abort(reason);
+  assertStrictEquals(await inLine, reason);
+  await client.close({ signal: AbortSignal.abort() });
+  await busy;
+});
