@@ -396,14 +396,14 @@ export class FrameDecoder {
     this.#lastRead = n;
     // A full read says that more is waiting, unless the room ended with a
     // frame. Any other says that this was all, and that the next may be long
-    // in coming.
+    // in coming: room for some four reads like it, so that new memory is
+    // needed only as often.
     this.#roomWanted = n === room && this.buffered !== this.#frameLength
       ? Math.min(MAX_ROOM, Math.max(this.#roomWanted, n) * GROWTH)
-      : n <= MIN_ROOM
-      ? MIN_ROOM
-      : n >= MAX_IDLE_ROOM
-      ? MAX_IDLE_ROOM
-      : 2 ** (32 - Math.clz32(n - 1));
+      : Math.min(
+        MAX_IDLE_ROOM,
+        Math.max(MIN_ROOM, 2 ** (34 - Math.clz32(n - 1))),
+      );
   }
 
   /**

@@ -849,7 +849,11 @@ class Connection {
   #flush(): void {
     if (this.#writing || this.#encoder.buffered === 0) return;
     this.#writing = true;
-    this.#write();
+    // Not in this very moment: the reads of other connections that came in the
+    // same turn of the event loop are then handled before the first write, so
+    // that writes follow each other, and peers do not wake in between. That is
+    // worth a tenth of the throughput.
+    queueMicrotask(() => this.#write());
   }
 
   async #write(): Promise<void> {
