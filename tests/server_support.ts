@@ -161,6 +161,8 @@ export class StubConnection implements ServableConnection {
   /** The memory of every read. */
   readonly rooms: Uint8Array[] = [];
   reads = 0;
+  /** Bytes that were read. */
+  taken = 0;
   closes = 0;
   closeWrites = 0;
   /** Writes under way now, and at most. */
@@ -179,7 +181,7 @@ export class StubConnection implements ServableConnection {
   };
   readonly #options: StubOptions;
   readonly #steps: ReadStep[] = [];
-  readonly #taken: Uint8Array[] = [];
+  readonly #accepted: Uint8Array[] = [];
   #waiting: PromiseWithResolvers<void> | null = null;
 
   constructor(options: StubOptions = {}) {
@@ -225,6 +227,7 @@ export class StubConnection implements ServableConnection {
     const n = Math.min(p.length, step.length);
     p.set(step.subarray(0, n));
     if (n < step.length) this.#steps.unshift(step.subarray(n));
+    this.taken += n;
     return n;
   }
 
@@ -239,7 +242,7 @@ export class StubConnection implements ServableConnection {
     this.mostWriting = Math.max(this.mostWriting, ++this.writing);
     try {
       const n = await result;
-      this.#taken.push(p.slice(0, Math.max(0, n)));
+      this.#accepted.push(p.slice(0, Math.max(0, n)));
       return n;
     } finally {
       this.writing--;
@@ -255,7 +258,7 @@ export class StubConnection implements ServableConnection {
 
   /** Whatever the writes have taken. */
   get written(): Uint8Array {
-    return concat(this.#taken);
+    return concat(this.#accepted);
   }
 
   /** The payloads that were written, which must be whole. */
