@@ -55,7 +55,7 @@ const MAX_BACKOFF = 1000;
 /** Turns of the microtask queue without a new response before what has been
  * answered is written: handlers that are `async` but wait for nothing settle
  * within so many, and their responses then leave in one write. */
-const FLUSH_PATIENCE = 3;
+const FLUSH_PATIENCE = 10;
 
 /** Reads, writes or accepts in a row that may come to nothing before a broken
  * transport is taken for what it is. */

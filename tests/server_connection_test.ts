@@ -67,6 +67,8 @@ Deno.test("Responses to the requests of one read leave in one write", async () =
       await one;
       return payload;
     },
+    "calls what is async, three deep": async (payload) =>
+      await (async () => await (async () => await payload)())(),
     "is async every third time": (payload) =>
       payload[0]! % 3 === 0 ? Promise.resolve(payload) : payload,
     "returns a thenable": (payload) => ({
