@@ -378,17 +378,16 @@ export async function serveConnection(
   const { signal } = options;
   const stats = newStats();
   const sweeper = new Sweeper(limits);
-  const connection = new Connection(conn, limits, stats);
+  const { promise: ended, resolve } = Promise.withResolvers<void>();
+  const connection = new Connection(conn, limits, stats, () => resolve());
   const abort = () => connection.destroy(signal?.reason);
   if (signal?.aborted) return abort();
   signal?.addEventListener("abort", abort, { once: true });
   sweeper.add(connection);
-  try {
-    await connection.serve();
-  } finally {
-    sweeper.delete(connection);
-    signal?.removeEventListener("abort", abort);
-  }
+  connection.serve();
+  await ended;
+  sweeper.delete(connection);
+  signal?.removeEventListener("abort", abort);
 }
 
 /** Options of a connection, checked and completed, shared by all of a server. */
@@ -591,7 +590,8 @@ class Connection {
   #greeting = false;
   /** Wakes the read loop from its pause. */
   #wake: (() => void) | null = null;
-  #lingerTimer: Timer | undefined;
+  /** Limits the handshake, and later the lingering. */
+  #timer: Timer | undefined;
 
   /** Slots in request order. */
   #first: Slot | null = null;
@@ -615,68 +615,86 @@ class Connection {
   #writtenSeen = 0;
   #writingSince = -1;
 
-  readonly #ended: Promise<void>;
-  #resolveEnded!: () => void;
+  /** Told once, when the connection has ended. A function, and no promise that
+   * somebody awaits: with the read loop it would be a third of what an idle
+   * connection holds. */
+  readonly #onEnd: (connection: Connection) => void;
 
-  constructor(conn: ServableConnection, limits: Limits, stats: ServerStats) {
+  constructor(
+    conn: ServableConnection,
+    limits: Limits,
+    stats: ServerStats,
+    onEnd: (connection: Connection) => void,
+  ) {
     this.#conn = conn;
+    this.#onEnd = onEnd;
     this.#limits = limits;
     this.#stats = stats;
     this.context = new Context(conn);
     this.#decoder = new FrameDecoder(limits.frame);
     this.#encoder = new FrameEncoder(limits.frame);
-    this.#ended = new Promise((resolve) => this.#resolveEnded = resolve);
   }
 
   /**
-   * Serves until the connection has ended.
+   * Begins to serve.
    *
    * @param prelude What comes before the first frame; it resolves to bytes of
    * frames that it has read already.
+   * @param timeout How long that may take, in milliseconds; 0 is for ever.
    */
-  serve(prelude?: Promise<Uint8Array | void>): Promise<void> {
-    // The end does not depend on what is awaited before it: a transport may
-    // leave a read unsettled for ever, closed or not.
-    this.#run(prelude);
-    return this.#ended;
+  serve(prelude?: Promise<Uint8Array | void>, timeout = 0): void {
+    if (prelude === undefined) this.#readLoop();
+    else this.#greet(prelude, timeout);
   }
 
-  async #run(prelude?: Promise<Uint8Array | void>): Promise<void> {
+  async #greet(
+    prelude: Promise<Uint8Array | void>,
+    timeout: number,
+  ): Promise<void> {
     try {
-      if (prelude !== undefined) {
-        this.#greeting = true;
-        const bytes = await prelude;
-        this.#greeting = false;
-        if (bytes !== undefined && bytes.length > 0) {
-          this.#stats.bytesIn += bytes.length;
-          this.#decoder.push(bytes);
-          this.#takeFrames();
-        }
+      this.#greeting = true;
+      if (timeout > 0) {
+        this.#timer = setTimeout(() => {
+          this.fail(
+            new TimeoutError(`Handshake was not complete within ${timeout} ms`),
+          );
+        }, timeout);
       }
-      await this.#readLoop();
+      const bytes = await prelude;
+      clearTimeout(this.#timer);
+      this.#greeting = false;
+      if (bytes !== undefined && bytes.length > 0) {
+        this.#stats.bytesIn += bytes.length;
+        this.#decoder.push(bytes);
+        this.#takeFrames();
+      }
     } catch (error) {
-      this.fail(error);
+      return this.fail(error);
     }
+    this.#readLoop();
   }
 
   async #readLoop(): Promise<void> {
-    let empty = 0;
-    for (;;) {
-      while (this.#mustPause()) {
-        await new Promise<void>((resolve) => this.#wake = resolve);
+    try {
+      for (let empty = 0;;) {
+        while (this.#mustPause()) {
+          await new Promise<void>((resolve) => this.#wake = resolve);
+        }
+        if (this.#state === "closed") return;
+        const n = await this.#conn.read(
+          this.#state === "open" ? this.#decoder.space() : SCRAP,
+        );
+        if (n === null) break;
+        empty = n > 0 ? 0 : empty + 1;
+        if (empty === MAX_EMPTY_TRIES) throw noProgress("reads");
+        // A read may have been under way when no more frames were to be taken.
+        if (this.#state === "lingering" || !this.#taking) continue;
+        this.#decoder.advance(n);
+        this.#stats.bytesIn += n;
+        this.#takeFrames();
       }
-      if (this.#state === "closed") return;
-      const n = await this.#conn.read(
-        this.#state === "open" ? this.#decoder.space() : SCRAP,
-      );
-      if (n === null) break;
-      empty = n > 0 ? 0 : empty + 1;
-      if (empty === MAX_EMPTY_TRIES) throw noProgress("reads");
-      // A read may have been under way when no more frames were to be taken.
-      if (this.#state === "lingering" || !this.#taking) continue;
-      this.#decoder.advance(n);
-      this.#stats.bytesIn += n;
-      this.#takeFrames();
+    } catch (error) {
+      return this.fail(error);
     }
     // An end inside a frame is a disconnect, as one between frames is. The
     // requests before it are answered: the other side may have closed only
@@ -907,7 +925,7 @@ class Connection {
       return this.destroy();
     }
     this.#state = "lingering";
-    this.#lingerTimer = setTimeout(() => this.destroy(), LINGER);
+    this.#timer = setTimeout(() => this.destroy(), LINGER);
     this.#halfClose();
     this.#wakeReader();
   }
@@ -936,15 +954,15 @@ class Connection {
     this.#state = "closed";
     this.#taking = false;
     this.#first = this.#last = null;
-    clearTimeout(this.#lingerTimer);
+    clearTimeout(this.#timer);
     try {
       this.#conn.close();
     } catch {
       // Closed already, which is what is wanted.
     }
     this.#wakeReader();
-    this.#resolveEnded();
     this.context.abort(reason);
+    this.#onEnd(this);
   }
 
   /** Cuts what has waited too long, and notes what it waits for now. */
@@ -1196,6 +1214,12 @@ class Listening implements Server {
     this.#finishIfDone();
   }
 
+  readonly #gone = (connection: Connection) => {
+    this.#sweeper.delete(connection);
+    this.#wake?.();
+    this.#finishIfDone();
+  };
+
   #finishIfDone(): void {
     if (!this.#stopped || this.#sweeper.connections.size > 0) return;
     this.#signal?.removeEventListener("abort", this.#abort);
@@ -1265,35 +1289,25 @@ class Listening implements Server {
     } catch {
       // The peer is gone already; the first read will say so.
     }
-    const connection = new Connection(conn, this.#limits, this.#stats);
+    const connection = new Connection(
+      conn,
+      this.#limits,
+      this.#stats,
+      this.#gone,
+    );
     if (!this.#refed) connection.setRef(false);
     this.#stats.totalConnections++;
     this.#sweeper.add(connection);
     this.#serve(connection, conn);
   }
 
-  async #serve(connection: Connection, conn: Deno.Conn): Promise<void> {
+  #serve(connection: Connection, conn: Deno.Conn): void {
     const { tls, proxyProtocol, handshakeTimeout } = this.#options;
-    if (!tls && !proxyProtocol) {
-      await connection.serve();
-    } else {
-      const timer = handshakeTimeout > 0
-        ? setTimeout(() =>
-          connection.fail(
-            new TimeoutError(
-              `Handshake was not complete within ${handshakeTimeout} ms`,
-            ),
-          ), handshakeTimeout)
-        : undefined;
-      const prelude = tls
-        ? handshake(conn as Deno.TlsConn)
-        : readProxyHeader(conn, connection.context);
-      await connection.serve(prelude.finally(() => clearTimeout(timer)));
-      clearTimeout(timer);
-    }
-    this.#sweeper.delete(connection);
-    this.#wake?.();
-    this.#finishIfDone();
+    if (!tls && !proxyProtocol) return connection.serve();
+    const prelude = tls
+      ? handshake(conn as Deno.TlsConn)
+      : readProxyHeader(conn, connection.context);
+    connection.serve(prelude, handshakeTimeout);
   }
 }
 
