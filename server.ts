@@ -898,10 +898,14 @@ class Connection {
     }
   }
 
-  /** Ends gracefully: takes no more bytes, answers what has come whole. */
-  drain(): void {
+  /**
+   * Ends gracefully: takes no more bytes, answers what has come whole.
+   *
+   * @param quiet Nothing has come of late: an idle connection is just closed.
+   */
+  drain(quiet: boolean): void {
     if (
-      this.#first === null && !this.#blocked &&
+      quiet && this.#first === null && !this.#blocked &&
       this.#decoder.buffered === 0 && this.#encoder.buffered === 0
     ) {
       this.#quiet = true;
@@ -1200,7 +1204,9 @@ class Listening implements Server {
       await new Promise((resolve) => setTimeout(resolve, 0));
       quiet = this.#stats.bytesIn === seen ? quiet + 1 : 0;
     }
-    for (const connection of this.#sweeper.connections) connection.drain();
+    for (const connection of this.#sweeper.connections) {
+      connection.drain(quiet === 2);
+    }
     await this.finished;
     clearTimeout(timer);
   }

@@ -392,24 +392,25 @@ export class FakeTime implements Disposable {
   /** Winds the clock on, timer by timer. */
   async advance(ms: number): Promise<void> {
     const end = this.#now + ms;
-    await settle(1);
+    await microtasks();
     for (;;) {
       let next: number | undefined;
-      for (const [id, { at }] of this.#timers) {
-        if (
-          at <= end && (next === undefined || at < this.#timers.get(next)!.at)
-        ) next = id;
+      let at = end;
+      for (const [id, timer] of this.#timers) {
+        if (next === undefined ? timer.at <= at : timer.at < at) {
+          next = id;
+          at = timer.at;
+        }
       }
       if (next === undefined) break;
       const timer = this.#timers.get(next)!;
-      this.#now = Math.max(this.#now, timer.at);
+      this.#now = Math.max(this.#now, at);
       if (timer.every === undefined) this.#timers.delete(next);
       else timer.at += timer.every;
       timer.run();
       await microtasks();
     }
     this.#now = end;
-    await settle(1);
   }
 
   #add(timer: FakeTimer): number {
