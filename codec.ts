@@ -57,8 +57,9 @@ const DEFAULT_MAX_FRAME_LENGTH = 16 * 1024 * 1024;
 const MIN_ROOM = 2 * 1024;
 
 /** The most room kept after a read that did not fill what it was offered: a
- * connection that falls silent after a burst holds no more than this. */
-const MAX_IDLE_ROOM = 16 * 1024;
+ * connection that falls silent after a burst holds no more than this. It takes
+ * a message of 16 KiB, header included, in one read. */
+const MAX_IDLE_ROOM = 17 * 1024;
 
 /** The most room offered for reads of many frames; beyond it, a larger read
  * saves no measurable time. */
@@ -294,8 +295,10 @@ export class FrameDecoder {
   #offered = 0;
   /** The room that the next chunk should have, learnt from the reads. */
   #roomWanted = MIN_ROOM;
-  /** How much the last read brought. */
-  #lastRead = 0;
+  /** How much the last burst brought: a read that did not fill its room, and
+   * the full ones right before it. */
+  #burst = 0;
+  #wasFull = false;
   #error: unknown = undefined;
   #failed = false;
 
@@ -367,7 +370,7 @@ export class FrameDecoder {
         if (size >= this.#frameLength || room < LEAST_ROOM) this.#move(size);
       }
     } else if (
-      room < Math.max(LEAST_ROOM, Math.min(this.#lastRead, wanted)) ||
+      room < Math.max(LEAST_ROOM, Math.min(this.#burst, wanted)) ||
       (held === 0 &&
         this.#chunk.length >
           Math.max(wanted, Math.min(4 * wanted, MAX_IDLE_ROOM)))
@@ -393,16 +396,17 @@ export class FrameDecoder {
     if (n === 0) return;
     this.#offered -= n;
     this.#end += n;
-    this.#lastRead = n;
+    this.#burst = this.#wasFull ? this.#burst + n : n;
     // A full read says that more is waiting, unless the room ended with a
     // frame. Any other says that this was all, and that the next may be long
-    // in coming: room for some four reads like it, so that new memory is
+    // in coming: room for some four bursts like it, so that new memory is
     // needed only as often.
-    this.#roomWanted = n === room && this.buffered !== this.#frameLength
+    this.#wasFull = n === room && this.buffered !== this.#frameLength;
+    this.#roomWanted = this.#wasFull
       ? Math.min(MAX_ROOM, Math.max(this.#roomWanted, n) * GROWTH)
       : Math.min(
         MAX_IDLE_ROOM,
-        Math.max(MIN_ROOM, 2 ** (34 - Math.clz32(n - 1))),
+        Math.max(MIN_ROOM, 2 ** (34 - Math.clz32(this.#burst - 1))),
       );
   }
 
