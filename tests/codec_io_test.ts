@@ -343,6 +343,7 @@ Deno.test("FrameWriter sends a large payload without copying it", async () => {
   const uncopied = own.reduce((sum, write) => sum + write.length, 0);
   assertGreater(uncopied, 0.9 * large.length);
   assertEquals(own.length, 1, "what is not copied leaves in one write");
+  assertGreater(sink.writes[0]!.length, 1000, "a header left alone");
   assertEquals(
     sink.written,
     concat([
@@ -527,6 +528,24 @@ Deno.test("FrameReader keeps no frame alive that it has handed out", async () =>
     return frame!.buffer;
   });
   assert(many, "after concurrent reads");
+
+  // Two frames that fill a read: the second comes without another one.
+  let reads = 0;
+  const pairs = new FrameReader({
+    read: (p) => {
+      if (reads++ > 0) return Promise.resolve(null);
+      const half = encodeFrame(pattern(p.length / 2 - 4), W4);
+      p.set(half);
+      p.set(half, half.length);
+      return Promise.resolve(p.length);
+    },
+  }, W4);
+  const second = await isCollected(pairs, async () => {
+    await pairs.read();
+    return (await pairs.read())!.buffer;
+  });
+  assertEquals(reads, 1);
+  assert(second, "after a read that took what was there");
 });
 
 Deno.test("FrameWriter keeps no payload alive that it has written", async () => {

@@ -9,6 +9,7 @@ import {
   assert,
   assertEquals,
   assertGreater,
+  assertGreaterOrEqual,
   assertInstanceOf,
   assertLess,
   assertLessOrEqual,
@@ -48,6 +49,10 @@ const KIB = 1024;
 
 const WIDTHS = [1, 2, 3, 4, 8] as const;
 
+/** The most that may wait on a connection that has fallen silent: a message of
+ * 16 KiB with its header. */
+const IDLE = 17 * KIB;
+
 /** Rounds in a long run for each round in a short one. */
 const LONG = 40;
 
@@ -86,6 +91,18 @@ function randomOptions(random: Random): FrameOptions {
     byteOrder: random.once(2) ? "big" : "little",
     lengthAdjustment: random.pick(adjustments),
   };
+  if (random.once(8)) {
+    // So far below zero that the fields are near their highest value.
+    const highest = Math.min(
+      256 ** lengthFieldLength - 1,
+      Number.MAX_SAFE_INTEGER,
+    );
+    options.lengthAdjustment = -random.pick([
+      highest,
+      highest - random.between(0, 300),
+      Math.floor(highest / 2) - random.between(0, 300),
+    ]);
+  }
   if (random.once(2)) {
     options.initialBytesToStrip = random.between(0, header + 3);
   }
@@ -563,22 +580,23 @@ Deno.test("Frames that nobody decodes for long are copied a few times at most", 
   const count = 300_000;
   const options: FrameOptions = { lengthFieldLength: 1 };
   const chunk = bytes(2, "ab");
-  const { result, copied, allocated } = Meter.run(() => {
-    const decoder = new FrameDecoder(options);
-    for (let i = 0; i < count; i++) {
-      if (i % 2 === 0) decoder.push(chunk);
-      else {
-        decoder.space().set(chunk);
-        decoder.advance(chunk.length);
-      }
-    }
-    let frames = 0;
-    while (decoder.decode() !== null) frames++;
-    return frames;
-  });
-  assertEquals(result, count);
-  assertLess(copied, 4 * 3 * count);
-  assertLess(allocated, 5 * 3 * count);
+  const push = (decoder: FrameDecoder) => decoder.push(chunk);
+  const fill = (decoder: FrameDecoder) => {
+    decoder.space().set(chunk);
+    decoder.advance(chunk.length);
+  };
+  for (const turns of [[push], [fill], [push, fill]]) {
+    const { result, copied, allocated } = Meter.run(() => {
+      const decoder = new FrameDecoder(options);
+      for (let i = 0; i < count; i++) turns[i % turns.length]!(decoder);
+      let frames = 0;
+      while (decoder.decode() !== null) frames++;
+      return frames;
+    });
+    assertEquals(result, count);
+    assertLess(copied, 4 * 3 * count);
+    assertLess(allocated, 5 * 3 * count);
+  }
 });
 
 Deno.test("Reads of every size move unfinished bytes only, and seldom", () => {
@@ -773,40 +791,132 @@ Deno.test("A decoder promised a large frame reserves a small multiple of what ha
 });
 
 Deno.test("A decoder's room grows while reads fill it, and shrinks when they stop", () => {
-  const decoder = new FrameDecoder({ lengthFieldLength: 1 });
-  assertLessOrEqual(decoder.space().buffer.byteLength, 4 * KIB);
-  fillWithEmptyFrames(decoder);
-  decoder.space()[0] = 0;
-  decoder.advance(1);
-  while (decoder.decode() !== null);
-  assertLessOrEqual(decoder.space().buffer.byteLength, 16 * KIB);
+  for (const last of [1, 3000, 9000, 17_000, 40_000, 60_000]) {
+    const decoder = new FrameDecoder({ lengthFieldLength: 1 });
+    assertLessOrEqual(decoder.space().buffer.byteLength, 4 * KIB);
+    fillWithEmptyFrames(decoder);
+    decoder.space().fill(0, 0, last);
+    decoder.advance(last);
+    while (decoder.decode() !== null);
+    assertLessOrEqual(decoder.space().buffer.byteLength, IDLE, `${last}`);
+    // And then, where little comes, less.
+    for (let i = 0; i < 3; i++) {
+      decoder.space()[0] = 0;
+      decoder.advance(1);
+      assertEquals(decoder.decode(), bytes());
+    }
+    assertLessOrEqual(decoder.space().buffer.byteLength, 8 * KIB, `${last}`);
+  }
 });
 
-Deno.test("A silent connection waits with little memory, whatever came before", () => {
+Deno.test("A silent connection waits with little memory after a large frame", () => {
   const options: FrameOptions = { lengthFieldLength: 4 };
   const large = encodeFrame(pattern(MIB), options);
-  for (const end of ["with a large frame", "with a small frame"]) {
-    const decoder = new FrameDecoder(options);
-    const input = end === "with a large frame"
-      ? large
-      : concat([large, encodeFrame(pattern(10), options)]);
-    let frames = 0;
-    for (let at = 0; at < input.length;) {
-      const room = decoder.space();
-      const n = Math.min(room.length, input.length - at);
-      room.set(input.subarray(at, at + n));
-      decoder.advance(n);
-      at += n;
-      while (decoder.decode() !== null) frames++;
+  const decoder = new FrameDecoder(options);
+  fillWithEmptyFrames(decoder);
+  for (let at = 0; at < large.length;) {
+    const room = decoder.space();
+    const n = Math.min(room.length, large.length - at);
+    room.set(large.subarray(at, at + n));
+    decoder.advance(n);
+    at += n;
+    while (decoder.decode() !== null);
+  }
+  assertEquals(decoder.buffered, 0);
+  assertLessOrEqual(decoder.space().buffer.byteLength, IDLE);
+});
+
+Deno.test("Messages that come one by one, of up to 16 KiB, take one read each and little memory", () => {
+  const sizes = [1, 100, 1000, KIB, 2 * KIB, 3000, 4 * KIB, 5000, 8 * KIB];
+  sizes.push(9000, 12_000, 15_000, 16 * KIB);
+  for (const size of sizes) {
+    const wire = encodeFrame(pattern(size));
+    const decoder = new FrameDecoder();
+    const receive = () => {
+      let reads = 0;
+      for (let at = 0; at < wire.length;) {
+        const room = decoder.space();
+        assertLessOrEqual(room.buffer.byteLength, 64 * KIB);
+        const n = Math.min(room.length, wire.length - at);
+        room.set(wire.subarray(at, at + n));
+        decoder.advance(n);
+        at += n;
+        reads++;
+        while (decoder.decode() !== null);
+      }
+      return reads;
+    };
+    // The first ones are still finding out.
+    for (let i = 0; i < 10; i++) receive();
+    const count = 200;
+    const { result, copied, allocated } = Meter.run(() => {
+      let reads = 0;
+      for (let i = 0; i < count; i++) reads += receive();
+      return reads;
+    });
+    assertEquals(result, count, `reads for frames of ${size} bytes`);
+    // Once by this test itself.
+    assertLessOrEqual(copied, count * wire.length);
+    assertLess(allocated, 2.2 * count * wire.length + 64 * KIB, `${size}`);
+    assertLessOrEqual(decoder.space().buffer.byteLength, IDLE, `${size}`);
+  }
+});
+
+Deno.test("Once a quarter of a frame has come, the room takes all the rest of it", () => {
+  // Where the frame starts in the room must not matter.
+  for (const before of [0, 1000, 1990, 40_000, 65_000]) {
+    const decoder = new FrameDecoder({ lengthFieldLength: 4 });
+    if (before >= 40_000) fillWithEmptyFrames(decoder);
+    if (before > 0) {
+      feed(decoder, encodeFrame(pattern(before), { lengthFieldLength: 4 }));
     }
-    assertGreater(frames, 0);
-    assertEquals(decoder.buffered, 0);
-    assertLessOrEqual(decoder.space().buffer.byteLength, 64 * KIB, end);
-    // One more small message, and nothing of the burst is left.
-    decoder.space().set(encodeFrame(bytes("x"), options));
-    decoder.advance(5);
-    assertEquals(decoder.decode(), bytes("x"));
-    assertLessOrEqual(decoder.space().buffer.byteLength, 16 * KIB, end);
+    const length = 30_000;
+    const wire = encodeFrame(pattern(length), { lengthFieldLength: 4 });
+    feed(decoder, wire.subarray(0, wire.length / 4));
+    assertGreaterOrEqual(
+      decoder.space().length,
+      wire.length - wire.length / 4,
+      `after ${before} bytes`,
+    );
+  }
+});
+
+/** Fills the room with `input`, decoding after each part of it. */
+function feed(decoder: FrameDecoder, input: Uint8Array): void {
+  for (let at = 0; at < input.length;) {
+    const room = decoder.space();
+    const n = Math.min(room.length, input.length - at);
+    room.set(input.subarray(at, at + n));
+    decoder.advance(n);
+    at += n;
+    while (decoder.decode() !== null);
+  }
+}
+
+Deno.test("The room for a frame in progress at least doubles what has come, where it is used up", () => {
+  // Lengths whose quarters fall just behind what a full room of 64 KiB holds.
+  for (const rest of [1028, 1100, 1200, 1500, 3000]) {
+    for (const quarters of [4, 16, 64]) {
+      const length = quarters * 64 * KIB + rest * quarters / 4;
+      const decoder = new FrameDecoder({ lengthFieldLength: 4 });
+      fillWithEmptyFrames(decoder);
+      const header = new Uint8Array(4);
+      new DataView(header.buffer).setUint32(0, length - 4);
+      // The header alone first, so that the room is known to be full later.
+      let room = decoder.space();
+      room.set(header);
+      decoder.advance(room.length);
+      assertEquals(decoder.decode(), null);
+      while (decoder.buffered < length) {
+        room = decoder.space();
+        assertGreaterOrEqual(
+          room.length,
+          Math.min(length - decoder.buffered, decoder.buffered),
+          `${length} bytes, ${decoder.buffered} of them here`,
+        );
+        decoder.advance(room.length);
+      }
+    }
   }
 });
 

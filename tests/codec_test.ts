@@ -14,7 +14,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { concat } from "@std/bytes";
+import { concat, equals } from "@std/bytes";
 import {
   encodeFrame,
   FrameDecoder,
@@ -691,6 +691,47 @@ Deno.test("encodeFrame() fills each width to its last value and refuses the next
   }
 });
 
+Deno.test("Length fields with their highest bits set are written and read, by way of an adjustment", () => {
+  const table: [1 | 2 | 3 | 4 | 8, number, string][] = [
+    [1, 0xff, "ff"],
+    [2, 0x8001, "8001"],
+    [3, 0x800001, "800001"],
+    [3, 0xffffff, "ffffff"],
+    [4, 0x7fffffff, "7fffffff"],
+    [4, 0x80000001, "80000001"],
+    [4, 0xffffffff, "ffffffff"],
+    [8, 0x80000001, "0000000080000001"],
+    [8, 0xffffffff, "00000000ffffffff"],
+    [8, 0x100000000, "0000000100000000"],
+    [8, 0x80000000_0001, "0000800000000001"],
+    [8, 0x12345689abcdef, "0012345689abcdef"],
+    [8, Number.MAX_SAFE_INTEGER, "001fffffffffffff"],
+  ];
+  for (const [lengthFieldLength, value, text] of table) {
+    for (const byteOrder of ORDERS) {
+      const options: FrameOptions = {
+        lengthFieldLength,
+        byteOrder,
+        lengthAdjustment: 3 - value,
+      };
+      const field = hex(text);
+      if (byteOrder === "little") field.reverse();
+      const wire = encodeFrame(bytes("abc"), options);
+      assertEquals(wire, bytes(field, "abc"), `${text} ${byteOrder}`);
+      const decoder = new FrameDecoder(options);
+      decoder.push(wire);
+      assertEquals(decoder.decode(), bytes("abc"));
+      // The next value does not fit, in the field or in a number.
+      if (/^(00)?1?f+$/.test(text)) {
+        assertThrows(
+          () => encodeFrame(bytes("abcd"), options),
+          InvalidFrameLengthError,
+        );
+      }
+    }
+  }
+});
+
 Deno.test("encodeFrame() refuses a payload that a positive adjustment would make negative", () => {
   const options: FrameOptions = { ...W2, lengthAdjustment: 3 };
   assertThrows(
@@ -795,22 +836,12 @@ Deno.test("FrameDecoder gives the frames before a bad one, then the same error f
       assertStrictEquals(thrownBy(() => decoder.decode()), error);
       assertStrictEquals(thrownBy(() => [...decoder]), error);
       assertStrictEquals(thrownBy(() => decoder.finish()), error);
-      // More bytes change nothing, whether they are refused or ignored.
-      const refused = thrownBy(() => decoder.push(good));
-      assert(refused === undefined || refused === error);
+      assertStrictEquals(thrownBy(() => decoder.push(good)), error);
+      assertStrictEquals(thrownBy(() => decoder.space()), error);
+      assertStrictEquals(thrownBy(() => decoder.advance(0)), error);
+      assertEquals(decoder.buffered, 0, "nothing is held for a failed stream");
     }
   }
-});
-
-Deno.test("FrameDecoder holds nothing for a stream that has failed", () => {
-  const decoder = new FrameDecoder({ ...W2, maxFrameLength: 5 });
-  decoder.push(bytes(0, 6));
-  assertThrows(() => decoder.decode(), FrameTooLargeError);
-  const before = decoder.buffered;
-  for (let i = 0; i < 100; i++) {
-    thrownBy(() => decoder.push(new Uint8Array(1000)));
-  }
-  assertLessOrEqual(decoder.buffered, before);
 });
 
 Deno.test("FrameDecoder.finish() judges what remains after the whole frames, and takes none of them", () => {
@@ -945,12 +976,13 @@ Deno.test("A write to one payload reaches no other and no later one", () => {
 
 Deno.test("FrameDecoder.space() is never empty, also where nothing was ever pushed", () => {
   const decoder = new FrameDecoder();
-  assertGreater(decoder.space().length, 0);
-  const failed = new FrameDecoder({ ...W1, maxFrameLength: 0 });
-  failed.push(bytes(1));
-  thrownBy(() => failed.decode());
-  const room = thrownBy(() => assertGreater(failed.space().length, 0));
-  assert(room === undefined || room instanceof FrameTooLargeError);
+  for (let i = 0; i < 5; i++) {
+    const room = decoder.space();
+    assertGreater(room.length, 0);
+    decoder.advance(room.length - 1);
+    assertGreater(decoder.space().length, 0);
+    decoder.advance(1);
+  }
 });
 
 Deno.test("FrameDecoder.advance() takes any count up to the room, also none", () => {
@@ -1233,6 +1265,93 @@ Deno.test("FrameEncoder puts the payload's first bytes before the length field, 
   }
 });
 
+Deno.test("FrameEncoder loses no byte where its memory ends, however the frames fall on it", () => {
+  // The smallest frames, since those end exactly at an edge most often.
+  const payloads = [bytes(), bytes(1), bytes(2, 3)];
+  const wires = payloads.map((payload) => encodeFrame(payload, W1));
+  const encoder = new FrameEncoder(W1);
+  const parts: Uint8Array[] = [];
+  const expected: Uint8Array[] = [];
+  for (let i = 0; i < 500_000; i++) {
+    const which = (i * i + (i >> 4)) % 3;
+    encoder.push(payloads[which]!);
+    expected.push(wires[which]!);
+    if (i % 1000 === 0) parts.push(...takeAll(encoder));
+  }
+  parts.push(...takeAll(encoder));
+  assert(equals(concat(parts), concat(expected)));
+});
+
+Deno.test("FrameEncoder has room for the widest header and a payload beside it", () => {
+  const options: FrameOptions = { ...W4, lengthFieldOffset: 65_535 };
+  for (const size of [65_535, 65_536, 80_000, 90_000, 200_000]) {
+    const payload = pattern(size);
+    const encoder = new FrameEncoder(options);
+    encoder.push(payload);
+    const wire = concat(takeAll(encoder));
+    assert(equals(wire, encodeFrame(payload, options)), String(size));
+    assertEquals(wire.subarray(0, 65_535), payload.subarray(0, 65_535));
+  }
+});
+
+Deno.test("FrameEncoder gathers the small frames of an encoder that took turns with others", () => {
+  const encoders = [1, 2, 3].map(() => new FrameEncoder(W2));
+  const payload = pattern(100);
+  for (let i = 0; i < 30; i++) {
+    for (const encoder of encoders) encoder.push(payload);
+  }
+  for (const encoder of encoders) {
+    const [chunk, ...more] = takeAll(encoder);
+    assertEquals(chunk?.length, 30 * 102);
+    assertEquals(more, []);
+  }
+  // Not without bound: what is gathered is copied once more.
+  for (let i = 0; i < 3000; i++) {
+    for (const encoder of encoders) encoder.push(payload);
+  }
+  for (const encoder of encoders) {
+    const chunks = takeAll(encoder);
+    assertEquals(chunks.reduce((sum, c) => sum + c.length, 0), 3000 * 102);
+    for (const chunk of chunks) assertLessOrEqual(chunk.length, 64 * 1024);
+    assertLessOrEqual(chunks.length, 6);
+  }
+});
+
+Deno.test("FrameEncoder.advance() counts what was already written of a chunk", () => {
+  for (const encoders of [1, 2]) {
+    // With two that take turns, the chunk comes from sealed pieces.
+    const all = Array.from({ length: encoders }, () => new FrameEncoder(W2));
+    for (let i = 0; i < 2; i++) {
+      for (const encoder of all) encoder.push(bytes("abc"));
+    }
+    for (const encoder of all) {
+      assertEquals(encoder.chunk()?.length, 10);
+      encoder.advance(7);
+      assertThrows(() => encoder.advance(4), RangeError);
+      encoder.advance(1);
+      assertEquals(encoder.chunk(), bytes("bc"));
+      encoder.advance(2);
+      assertThrows(() => encoder.advance(1), RangeError);
+    }
+  }
+});
+
+Deno.test("FrameEncoder with nothing to write holds no memory", async () => {
+  const encoder = new FrameEncoder(W2);
+  const collected = await isCollected(encoder, () => {
+    encoder.push(bytes("abc"));
+    const memory = encoder.chunk()!.buffer;
+    encoder.advance(5);
+    // Other encoders may go on with that memory, until it is used up.
+    const other = new FrameEncoder(W2);
+    for (let i = 0; i < 20; i++) other.push(pattern(10_000));
+    takeAll(other);
+    return memory;
+  });
+  assert(collected);
+  assertEquals(encoder.buffered, 0);
+});
+
 Deno.test("FrameEncoder.advance() refuses a count beyond the chunk", () => {
   const bad = [-1, 1.5, NaN, Infinity, "1", null, undefined, 1n, {}];
   for (const n of bad) {
@@ -1319,7 +1438,7 @@ const NOT_COUNTS: unknown[] = [NaN, Infinity, -Infinity, 1.5, 2 ** 53];
 const badOptions: Hostile = {
   lengthFieldLength: [...NOT_NUMBERS, ...NOT_COUNTS, -1, 0, 5, 6, 7, 9, 16],
   byteOrder: ["BIG", "Little", "", "network", null, 1, 0, true, {}, ["big"]],
-  lengthFieldOffset: [...NOT_NUMBERS, ...NOT_COUNTS, -1],
+  lengthFieldOffset: [...NOT_NUMBERS, ...NOT_COUNTS, -1, 65_536],
   lengthAdjustment: [...NOT_NUMBERS, ...NOT_COUNTS, -(2 ** 53)],
   initialBytesToStrip: [...NOT_NUMBERS, ...NOT_COUNTS, -1],
   maxFrameLength: [...NOT_NUMBERS, ...NOT_COUNTS, -1],
@@ -1347,8 +1466,12 @@ for (const [name, take] of Object.entries(takers)) {
         );
         assertFalse(error instanceof FrameError, label);
         assertStringIncludes(error.message, field, label);
-        if (typeof value === "number" || typeof value === "bigint") {
+        if (typeof value === "number") {
           assertStringIncludes(error.message, String(value), label);
+        } else if (typeof value === "bigint") {
+          assertStringIncludes(error.message, `${value}n`, label);
+        } else if (typeof value === "string") {
+          assertStringIncludes(error.message, `"${value}"`, label);
         }
       }
     }
@@ -1366,18 +1489,34 @@ for (const [name, take] of Object.entries(takers)) {
       { lengthFieldOffset: 40, initialBytesToStrip: 0 },
       { lengthAdjustment: -8, initialBytesToStrip: 48 },
       { lengthAdjustment: 40 },
+      { lengthAdjustment: -1_000_000 },
       { lengthFieldLength: 1, byteOrder: "little" },
       { unknown: 1 } as never,
     ];
     for (const options of good) take(options);
     take(undefined as never);
   });
+
+  Deno.test(`${name} refuses options that are no object`, () => {
+    for (const options of [null, 5, "big", true, 4n, Symbol("o"), () => {}]) {
+      const error = thrownBy(() => take(options as never));
+      assertInstanceOf(error, TypeError, String(options));
+      assertStringIncludes(error.message, "ptions", String(options));
+    }
+  });
 }
 
 Deno.test("The error for a bad option tells a wrong type from a wrong value", () => {
   const types: unknown[] = ["8", null, true, 5n, {}];
   for (const field of Object.keys(badOptions)) {
-    if (field === "byteOrder") continue;
+    if (field === "byteOrder") {
+      const make = (byteOrder: unknown) => () =>
+        new FrameDecoder({ byteOrder } as FrameOptions);
+      assertThrows(make("network"), RangeError);
+      assertThrows(make(1), TypeError);
+      assertThrows(make(null), TypeError);
+      continue;
+    }
     for (const value of types) {
       const options = { [field]: value } as FrameOptions;
       assertInstanceOf(thrownBy(() => new FrameDecoder(options)), TypeError);
@@ -1550,7 +1689,10 @@ Deno.test("The errors form one family, with names, messages and figures", () => 
   const truncated = assertThrows(() => decoder.finish(), TruncatedFrameError);
   assertStringIncludes(truncated.message, "11");
   assertStringIncludes(truncated.message, "5");
-  for (const error of [tooLarge, invalid, truncated]) {
+  const cause = new Error("why");
+  const base = new FrameError("Something about a frame", { cause });
+  assertStrictEquals(base.cause, cause);
+  for (const error of [tooLarge, invalid, truncated, base]) {
     assertInstanceOf(error, FrameError);
     assertInstanceOf(error, Error);
     assertEquals(error.name, error.constructor.name);
