@@ -721,12 +721,15 @@ Deno.test("Ten times the frames take about ten times the time, not a hundred tim
     assertEquals(frames, count);
     return performance.now() - start;
   };
-  // The best of several: what else runs on the machine only adds.
-  const best = (count: number) =>
-    Math.min(...Array.from({ length: 5 }, () => run(count)));
   run(20_000);
-  const few = best(20_000);
-  const many = best(200_000);
+  // What else runs on the machine only adds to either, so the best of each
+  // counts, and one fair try is enough: quadratic work never comes below 100.
+  let few = Infinity;
+  let many = Infinity;
+  for (let i = 0; i < 20 && !(many / few < 30); i++) {
+    few = Math.min(few, run(20_000));
+    many = Math.min(many, run(200_000));
+  }
   assertLess(many / few, 50);
 });
 
