@@ -48,7 +48,7 @@ async function show(count: number): Promise<void> {
   await using client = new Client({
     port: Number(port),
     maxCap: 16,
-    maxLifetime: 200, // Connections move over to a new worker.
+    maxLifetime: 1_000, // Connections move over to a new worker.
     idempotent: true, // What a killed worker had taken is sent again.
   });
   const answers: Record<string, number> = {};
@@ -65,7 +65,7 @@ async function show(count: number): Promise<void> {
     while (performance.now() < end) await ask();
   };
   const callers = Array.from({ length: 16 }, caller);
-  setTimeout(() => [...workers][0]!.kill("SIGKILL"), 1_000);
+  setTimeout(() => [...workers][0]!.kill("SIGKILL"), 500);
   const failed = (await Promise.allSettled(callers)).filter((caller) =>
     caller.status === "rejected"
   );

@@ -31,7 +31,9 @@ const hello = encodeFrame(startup, { lengthFieldLength, lengthAdjustment });
 await conn.write(hello);
 await untilReady();
 
-await writer.write(encoder.encode("QSELECT 6 * 7 AS answer, version()\0"));
+await writer.write(
+  encoder.encode("QSELECT 6 * 7, NULL, current_setting('server_version')\0"),
+);
 await untilReady();
 
 await writer.write(encoder.encode("QSELECT nothing FROM nowhere\0"));
@@ -46,7 +48,7 @@ async function untilReady(): Promise<void> {
     const type = String.fromCharCode(frame[0]!);
     const body = frame.subarray(5);
     if (type === "R") console.log("Authentication", describeAuth(body));
-    if (type === "D") console.log("DataRow", readRow(body));
+    if (type === "D") console.log("DataRow", ...readRow(body));
     if (type === "C") console.log("CommandComplete", readText(body));
     if (type === "E") console.log("ErrorResponse", readText(body));
     if (type === "Z") return console.log("ReadyForQuery");

@@ -1,0 +1,261 @@
+/**
+ * The examples that need no program of others, each run as its first line says
+ * and with no more permissions than it names.
+ */
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertLess,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
+import { Client, serve } from "@wirepool/net";
+import {
+  exampleCommand,
+  freePort,
+  type Program,
+  sleep,
+  startExample,
+} from "./programs_support.ts";
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** Deno cannot send a signal that a program may act on under Windows. */
+const signals = Deno.build.os !== "windows";
+
+async function portOf(program: Program): Promise<number> {
+  const [, port] = await program.says(/Listening on port (\d+)/);
+  return Number(port);
+}
+
+Deno.test("Every example says in its first line how to run it, within 80 lines", () => {
+  let count = 0;
+  for (const { name } of Deno.readDirSync("examples")) {
+    if (!name.endsWith(".ts") || name === "demo.ts") continue;
+    const command = exampleCommand(name);
+    assert(command.includes(`examples/${name}`), `${name}: ${command}`);
+    assertEquals(command.filter((word) => /^(-A|--allow-all)$/.test(word)), []);
+    const lines = Deno.readTextFileSync(`examples/${name}`).split("\n").length;
+    assertLess(lines, 81, name); // The last line ends, too.
+    count++;
+  }
+  assertGreater(count, 10);
+});
+
+Deno.test("echo_client.ts gets from echo_server.ts what it sent", async () => {
+  await using server = startExample("echo_server.ts", ["127.0.0.1:0"]);
+  const port = await portOf(server);
+  await using client = startExample("echo_client.ts", [
+    `127.0.0.1:${port}`,
+    "hello",
+    "wörld",
+  ]);
+  assertEquals(await client.succeeds(), "hello\nwörld\n");
+  if (signals) {
+    server.kill("SIGINT");
+    await server.succeeds();
+  }
+});
+
+Deno.test("kv_server.ts answers kv_client.ts with values and with errors", async () => {
+  await using server = startExample("kv_server.ts", ["0"]);
+  const port = await portOf(server);
+  await using client = startExample("kv_client.ts", [String(port)]);
+  assertEquals(
+    await client.succeeds(),
+    "color is GREEN\nhits 100\nconflict: color is no count\n",
+  );
+});
+
+Deno.test("kv_server.ts answers a bad call on a connection that lives on", async () => {
+  await using server = startExample("kv_server.ts", ["0"]);
+  await using client = new Client({ port: await portOf(server), maxCap: 1 });
+  const call = async (text: string) =>
+    JSON.parse(decoder.decode(await client.send(encoder.encode(text))));
+  const refused = { ok: false, code: "bad_request", reason: "No such call" };
+  const bad = [
+    "",
+    "{",
+    "null",
+    "[]",
+    '{"method":"toString","params":[]}',
+    '{"method":"get"}',
+    '{"method":"get","params":[]}',
+    '{"method":"get","params":[1]}',
+    '{"method":"set","params":["key"]}',
+  ];
+  for (const text of bad) assertEquals(await call(text), refused, text);
+  const get = '{"method":"get","params":["nothing"]}';
+  assertEquals(await call(get), { ok: true, value: null });
+  assertEquals(client.stats().pool.openedCount, 1);
+  assertEquals(server.output.trim().split("\n").length, 1); // Nothing to report.
+});
+
+Deno.test({
+  name: "kv_server.ts drains on SIGTERM: what has arrived is answered",
+  ignore: !signals,
+  async fn() {
+    await using server = startExample("kv_server.ts", ["0"]);
+    const port = await portOf(server);
+    // Pipelined, so that requests are on the way when the signal comes.
+    await using client = new Client({ port, maxCap: 1, pipelining: 1_000 });
+    const call = () =>
+      client.send(encoder.encode('{"method":"increment","params":["n"]}'));
+    await call();
+    const calls = Array.from({ length: 1_000 }, call);
+    await calls[0];
+    server.kill("SIGTERM");
+    const answers = await Promise.all(calls);
+    assertEquals(JSON.parse(decoder.decode(answers.at(-1))).value, 1_001);
+    await server.succeeds();
+  },
+});
+
+Deno.test("dns_client.ts reads the answers of dns_server.ts", async () => {
+  await using server = startExample("dns_server.ts", ["0"]);
+  const address = `127.0.0.1:${await portOf(server)}`;
+  await using client = startExample(
+    "dns_client.ts",
+    [address, "one.test", "nothing.test", "TWO.test"],
+    { address: ["1.1.1.1:53", address] },
+  );
+  const output = await client.succeeds();
+  assertMatch(output, /^one\.test 192\.0\.2\.1$/m);
+  assertMatch(output, /^TWO\.test 192\.0\.2\.2$/m);
+  assertMatch(output, /^nothing\.test: NXDOMAIN$/m);
+  // One connection carried all of them.
+  const ports = server.output.matchAll(/^(\d+) \S+\.test$/gm);
+  assertEquals(new Set(Array.from(ports, ([, port]) => port)).size, 1);
+});
+
+Deno.test("load.ts speaks the wire it is told, and reports what was answered", async () => {
+  let bytes = 0;
+  await using server = serve(
+    { lengthFieldLength: 2, byteOrder: "little", concurrency: 4 },
+    (payload) => {
+      bytes += payload.length;
+      return payload;
+    },
+  );
+  const { port } = server.addr as Deno.NetAddr;
+  await using load = startExample("load.ts", [
+    `127.0.0.1:${port}`,
+    "--lengthFieldLength=2",
+    "--byteOrder=little",
+    "--connections=3",
+    "--pipelining=4",
+    "--duration=1.2",
+    "--text=five!",
+  ]);
+  const output = await load.succeeds();
+  const answers = Number(/\{ answers: (\d+) \}/.exec(output)![1]);
+  const { requests, totalConnections } = server.stats();
+  assertEquals(requests, answers + 1); // One before the clock starts.
+  assertEquals(bytes, 5 * requests);
+  assertEquals(totalConnections, 3);
+  assertMatch(output, /^1 s: \d+ answers$/m);
+  // The bars count every answer, and the percentiles come in order.
+  const bars = [...output.matchAll(/^ *[\d.e+]+ ms #+ (\d+)$/gm)];
+  assertEquals(bars.reduce((sum, [, n]) => sum + Number(n), 0), answers);
+  const percentiles = [...output.matchAll(/^[\d.]+ % within ([\d.e+]+) ms$/gm)]
+    .map(([, ms]) => Number(ms));
+  assertEquals(percentiles.length, 5);
+  assertEquals(percentiles, percentiles.toSorted((a, b) => a - b));
+});
+
+Deno.test("load.ts keeps to its rate, and counts from when a request was due", async () => {
+  let requests = 0;
+  await using server = serve({}, async (payload) => {
+    // The one before the clock starts, the one that stalls, and the others.
+    if (++requests === 2) await sleep(300);
+    return payload;
+  });
+  const { port } = server.addr as Deno.NetAddr;
+  await using load = startExample("load.ts", [
+    `127.0.0.1:${port}`,
+    "--connections=1",
+    "--rate=100",
+    "--duration=1",
+  ]);
+  const output = await load.succeeds();
+  const answers = Number(/\{ answers: (\d+) \}/.exec(output)![1]);
+  assertLess(answers, 102);
+  // One request stalled, but all that were due meanwhile are late.
+  let late = 0;
+  for (const [, ms, n] of output.matchAll(/^ *([\d.e+]+) ms #+ (\d+)$/gm)) {
+    if (Number(ms) > 130) late += Number(n);
+  }
+  assertGreater(late, 5);
+});
+
+Deno.test("load.ts refuses an option that it does not know", async () => {
+  await using load = startExample("load.ts", ["127.0.0.1:1", "--conections=1"]);
+  await load.says(/No option --conections=1/);
+});
+
+Deno.test("metrics.ts prints a page that Prometheus can read", async () => {
+  const [port, metricsPort] = [freePort(), freePort()];
+  await using program = startExample("metrics.ts", [
+    String(port),
+    String(metricsPort),
+  ]);
+  await program.says(/Listening/);
+  const read = async () => {
+    const response = await fetch(`http://127.0.0.1:${metricsPort}/metrics`);
+    assertStringIncludes(response.headers.get("content-type")!, "text/plain");
+    return await response.text();
+  };
+  const value = (page: string, name: string) =>
+    Number(new RegExp(`^${name} (\\S+)$`, "m").exec(page)?.[1] ?? "none");
+
+  let page = await read();
+  const before = value(page, "server_requests_total");
+  while (value(page, "server_requests_total") < before + 3) page = await read();
+  for (const line of page.trimEnd().split("\n")) {
+    assertMatch(
+      line,
+      /^(# TYPE [a-z_]+ (counter|gauge|histogram)|[a-z_]+(\{le="[^"]+"\})? \d+(\.\d+)?(e-\d+)?)$/,
+    );
+  }
+  const types = [...page.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name);
+  assertEquals(types.length, new Set(types).size);
+  const handled = value(page, "server_request_seconds_count");
+  assertEquals(handled, value(page, "server_requests_total"));
+  assertEquals(
+    handled,
+    value(page, 'server_request_seconds_bucket\\{le="\\+Inf"\\}'),
+  );
+  assertEquals(value(page, "client_failures_total"), 0);
+});
+
+Deno.test({
+  name:
+    "multicore.ts spreads requests, and loses none when a process is killed",
+  // Elsewhere a shared port does not spread.
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const port = freePort();
+    await using parent = startExample("multicore.ts", [String(port)]);
+    const [, spread] = await parent.says(/answers by process: (\{[^}]*\})/);
+    assertMatch(parent.output, /failed: 0$/m);
+    assertMatch(parent.output, /worker \d+ ended: SIGKILL/);
+    const counts = Array.from(
+      spread!.matchAll(/"(\d+)": (\d+)/g),
+      ([, pid, n]) => [Number(pid), Number(n)],
+    );
+    // Those at the start, and the one that came for the killed.
+    assertEquals(
+      counts.length,
+      Math.max(2, navigator.hardwareConcurrency) + 1,
+    );
+    for (const [pid, n] of counts) assertGreater(n!, 0, `process ${pid}`);
+    parent.kill("SIGTERM");
+    await parent.succeeds();
+    // The workers ended with it.
+    await using client = new Client({ port });
+    const answer = await client.send(new Uint8Array()).catch(() => null);
+    assertEquals(answer, null);
+  },
+});
