@@ -905,8 +905,9 @@ class Connection {
    */
   drain(quiet: boolean): void {
     if (
-      quiet && this.#first === null && !this.#blocked &&
-      this.#decoder.buffered === 0 && this.#encoder.buffered === 0
+      this.#greeting ||
+      (quiet && this.#first === null && !this.#blocked &&
+        this.#decoder.buffered === 0 && this.#encoder.buffered === 0)
     ) {
       this.#quiet = true;
     }

@@ -396,6 +396,30 @@ Deno.test("Server.shutdown() ends a connection whose PROXY header has not come",
   assertEquals(conn.written.length, 0);
 });
 
+Deno.test("Server.shutdown() ends a handshake at once also when others are busy", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({ proxyProtocol: true }, (payload) => payload);
+  const header = bytes("PROXY UNKNOWN\r\n");
+  const busy = new StubConnection({
+    read: async (p) => {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      p.set(wire([1]));
+      return 9;
+    },
+  });
+  busy.feed(header);
+  const waiting = new StubConnection({ closeWrite: () => Promise.resolve() });
+  listener.push(busy, waiting);
+  await microtasks();
+  const shutdown = server.shutdown();
+  await time.advance(0);
+  assertEquals([waiting.closes, waiting.closeWrites], [1, 0]);
+  assertEquals([busy.closes, busy.closeWrites], [1, 1]);
+  await shutdown;
+  assertEquals(time.timers, 0);
+});
+
 Deno.test("Frames that come along with a PROXY header are counted", async () => {
   const frames = wire([1, 2, 3]);
   const { conn, stats } = await serveReads([
