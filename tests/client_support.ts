@@ -32,6 +32,11 @@ export async function rejection(promise: Promise<unknown>): Promise<unknown> {
   fail(`Resolved with ${Deno.inspect(value)}`);
 }
 
+/** Resolves with a promise's value or with its error. */
+export function outcomeOf(promise: Promise<unknown>): Promise<unknown> {
+  return promise.catch((error) => error);
+}
+
 /** How a promise stands, after {@linkcode ticks}: its value, its error or
  * `"pending"`. */
 export async function stateOf(promise: Promise<unknown>): Promise<unknown> {
