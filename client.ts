@@ -59,7 +59,8 @@ const MIN_SWEEP = 25;
 const MAX_SWEEP = 1000;
 
 /** How long the fate of a write under way is awaited once its connection was
- * closed. Closing settles it at once; this is for a transport that errs. */
+ * closed, and the end of a connection on which a write has failed. Both come
+ * at once; this is for a transport that errs. */
 const SETTLE_TIMEOUT = 1000;
 
 /** Reads or writes in a row that may move nothing before the transport is
@@ -1019,6 +1020,9 @@ class Connection {
   /** Set while the loss waits for a write under way to settle. */
   #losing: (() => void) | undefined;
   #ended: (() => void) | undefined;
+  /** Nothing more can be sent, and the reader has so long to meet the end. */
+  #writeFailed = false;
+  #timer: Timer | undefined;
 
   constructor(conn: Deno.Conn, frame: FrameOptions, owner: Owner) {
     this.#conn = conn;
@@ -1084,7 +1088,9 @@ class Connection {
     if (this.load > 0 && this.#live === 0) {
       // Nobody is left who waits, and it is not worth being in doubt.
       this.destroy(new Error("Every request was given up"));
-    } else if (this.load === 0 && this.#ended !== undefined) {
+    } else if (
+      this.load === 0 && (this.#ended !== undefined || this.#writeFailed)
+    ) {
       this.destroy(undefined);
     } else {
       this.#owner.release(this);
@@ -1148,9 +1154,22 @@ class Connection {
       // What a write refuses, the server cannot have seen.
       if (this.#owner.exact) this.#offered = this.#written;
       this.#flushing = false;
-      this.destroy(error);
+      this.#stopSending(error);
     }
     this.#losing?.();
+  }
+
+  /** A write failed. Responses may have arrived before the end that it met:
+   * they are read, until the reader meets the end as well. */
+  #stopSending(error: unknown): void {
+    const request = this.#sent.first;
+    if (request === undefined || request.end > this.#offered) {
+      return this.destroy(error);
+    }
+    if (this.#dead) return;
+    this.usable = false;
+    this.#writeFailed = true;
+    this.#timer = setTimeout(() => this.destroy(error), SETTLE_TIMEOUT);
   }
 
   /** Moves requests to the encoder: as many as fill a write. */
@@ -1178,6 +1197,7 @@ class Connection {
     if (this.#dead) return;
     this.#dead = true;
     this.usable = false;
+    clearTimeout(this.#timer);
     if (!this.#reused) this.stillborn = { cause };
     try {
       this.#conn.close();

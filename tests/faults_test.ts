@@ -137,3 +137,25 @@ Deno.test("A request that was sent once and not again is still reported as sent"
   assert(error.requestSent);
   await served;
 });
+
+Deno.test("A response that arrived before the reset that a later write meets is not lost", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  await using client = new Client({ port, maxCap: 1, pipelining: 8 });
+  const first = client.send(new Uint8Array([1]));
+  const second = client.send(new Uint8Array([2]));
+  const server = await listener.accept();
+  // The second request stays unread, so that closing sends a reset.
+  await server.read(new Uint8Array(9));
+  const third = (async () => {
+    // In one turn, so that the client writes before it reads.
+    const written = server.write(encodeFrame(new Uint8Array([1])));
+    server.close();
+    await Promise.allSettled([client.send(new Uint8Array([3])), written]);
+  })();
+  assertEquals(await first, new Uint8Array([1]));
+  const error = await assertRejects(() => second, ConnectionLostError);
+  assert(error.requestSent);
+  listener.close();
+  await third;
+});

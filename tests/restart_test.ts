@@ -147,7 +147,7 @@ Deno.test({
       const clients = [1, 8].map((pipelining) =>
         new Client({ port: balancer.port, maxCap: 8, pipelining })
       );
-      const lost: number[] = [];
+      const lost = new Map<number, unknown>();
       const load = clients.map((client, i) =>
         new Traffic({
           client,
@@ -155,7 +155,7 @@ Deno.test({
           random,
           workers: 8 + 16 * i,
           pause: 2,
-          failed: (id) => lost.push(id),
+          failed: (id, error) => lost.set(id, error),
         })
       );
       let stop = false;
@@ -190,11 +190,12 @@ Deno.test({
       for (let i = 0; i < ROUNDS; i++) {
         assertGreater(received[i] ?? 0, 0, `server ${i} was not moved to`);
       }
-      for (const id of lost) {
+      for (const [id, error] of lost) {
+        const { cause } = error as Error;
         assertEquals(
           ledger.count(id),
           0,
-          `request ${id} was received and lost`,
+          `request ${id} was received and lost: ${error}, ${cause}`,
         );
       }
       load.forEach((traffic, i) =>

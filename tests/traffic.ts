@@ -153,8 +153,8 @@ export interface TrafficOptions {
   workers: number;
   /** Gives requests up, by signal and by timeout. */
   impatient?: boolean;
-  /** Told of each request that was not answered. */
-  failed?: (id: number) => void;
+  /** Told of each request that was not answered, and why. */
+  failed?: (id: number, error: unknown) => void;
   /** Longest pause of a worker between two requests, in milliseconds. */
   pause?: number;
 }
@@ -215,10 +215,10 @@ export class Traffic {
       ledger.answer(id, await client.send(requestOf(id), options));
     } catch (error) {
       outcome = this.#judge(id, error, controller?.signal);
+      this.#options.failed?.(id, error);
     } finally {
       clearTimeout(timer);
     }
-    if (outcome !== "ok") this.#options.failed?.(id);
     this.settled++;
     this.outcomes[outcome] = (this.outcomes[outcome] ?? 0) + 1;
     // Where nobody listens, requests would fail as fast as they can be made.
