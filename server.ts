@@ -1093,6 +1093,8 @@ class Listening implements Server {
   readonly #abort = () => this.close();
   #resolveFinished!: () => void;
   #stopped = false;
+  /** The accept loop runs; the address is not free before it has ended. */
+  #accepting = true;
   #refed = true;
   #shutdown: Promise<void> | undefined;
   /** Wakes the accept loop from whatever it waits for besides accepting. */
@@ -1218,7 +1220,6 @@ class Listening implements Server {
     this.#stopped = true;
     this.#listener.close();
     this.#wake?.();
-    this.#finishIfDone();
   }
 
   readonly #gone = (connection: Connection) => {
@@ -1228,7 +1229,7 @@ class Listening implements Server {
   };
 
   #finishIfDone(): void {
-    if (!this.#stopped || this.#sweeper.connections.size > 0) return;
+    if (this.#accepting || this.#sweeper.connections.size > 0) return;
     this.#signal?.removeEventListener("abort", this.#abort);
     this.#resolveFinished();
   }
@@ -1254,7 +1255,7 @@ class Listening implements Server {
       try {
         conn = await this.#listener.accept();
       } catch (error) {
-        if (this.#stopped) return;
+        if (this.#stopped) break;
         this.#stats.acceptErrors++;
         // An error of one connection is that peer's; the next accept is for
         // another. What goes on failing is treated as exhaustion, lest it
@@ -1270,6 +1271,8 @@ class Listening implements Server {
       if (this.#stopped) conn.close();
       else this.#admit(conn);
     }
+    this.#accepting = false;
+    this.#finishIfDone();
   }
 
   /** Waits until something changes, or until the delay is over. */

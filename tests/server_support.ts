@@ -1,6 +1,9 @@
 /** What the server's tests share: the other side of a connection, a connection
  * and a listener that do as they are told, and a clock that is wound by hand. */
 import { concat } from "@std/bytes";
+import { connect, type Socket } from "node:net";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { encodeFrame, FrameDecoder, type FrameOptions } from "../codec.ts";
 import type { ServableConnection, Server } from "../server.ts";
 
@@ -48,6 +51,13 @@ export async function settle(turns = 2): Promise<void> {
 /** Lets what waits for no event go on: all that a stub ever waits for. */
 export async function microtasks(): Promise<void> {
   for (let i = 0; i < 50; i++) await undefined;
+}
+
+/** Leaves nothing in the heap but what is used. */
+export function collectGarbage(): void {
+  setFlagsFromString("--expose-gc");
+  const collect: () => void = runInNewContext("gc");
+  collect();
 }
 
 /** Waits on the real clock. */
@@ -135,6 +145,31 @@ export class Peer implements Disposable {
 
   [Symbol.dispose](): void {
     this.conn[Symbol.dispose]();
+  }
+}
+
+/** A client's side that can reset its connection, which `Deno.Conn` cannot. */
+export class Resetter {
+  readonly #socket: Socket;
+
+  constructor(server: Server) {
+    const { hostname, port } = server.addr as Deno.NetAddr;
+    this.#socket = connect(port, hostname);
+  }
+
+  /** Sends frames; a number is a payload of that one byte. */
+  send(...payloads: (number | Uint8Array)[]): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#socket.write(wire(payloads), () => resolve());
+    return promise;
+  }
+
+  /** Ends the connection by a reset. */
+  reset(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#socket.on("close", () => resolve());
+    this.#socket.resetAndDestroy();
+    return promise;
   }
 }
 
@@ -278,12 +313,17 @@ export class FakeListener implements Disposable {
   closed = false;
   /** Calls of `ref` and `unref`, in order. */
   readonly refs: boolean[] = [];
+  /** What `Deno.listen` was asked for. */
+  readonly asked: unknown[] = [];
   readonly #listen = Deno.listen;
   readonly #queue: (StubConnection | Error)[] = [];
   #waiting: PromiseWithResolvers<void> | null = null;
 
   constructor() {
-    Deno.listen = (() => this) as unknown as typeof Deno.listen;
+    Deno.listen = ((options: unknown) => {
+      this.asked.push(options);
+      return this;
+    }) as unknown as typeof Deno.listen;
   }
 
   /** What the next accepts come to. */
