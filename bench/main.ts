@@ -1,0 +1,52 @@
+// Benchmarks on loopback, beside what users would pick instead.
+//
+//   deno task bench             everything, in less than four minutes; writes
+//                               RESULTS.md and results.svg beside this file
+//   deno task bench NAME…       parts of it, for the terminal alone
+
+import type { Part } from "./measure.ts";
+import { client } from "./part_client.ts";
+import { growth } from "./part_growth.ts";
+import { memory } from "./part_memory.ts";
+import { pool } from "./part_pool.ts";
+import { server } from "./part_server.ts";
+import { Progress } from "./progress.ts";
+import { formatChart, formatPage, formatTable, type Report } from "./report.ts";
+
+const PARTS: readonly Part[] = [server, client, pool, memory, growth];
+
+const names = PARTS.map(({ name }) => name);
+const unknown = Deno.args.filter((name) => !names.includes(name));
+if (unknown.length > 0) {
+  console.error(`No part ${unknown.join(", ")}; there are ${names.join(", ")}`);
+  Deno.exit(2);
+}
+const parts = Deno.args.length === 0
+  ? PARTS
+  : PARTS.filter(({ name }) => Deno.args.includes(name));
+
+const start = performance.now();
+const progress = new Progress(parts.reduce((sum, { steps }) => sum + steps, 0));
+const reports: Report[] = [];
+for (const part of parts) {
+  const findings = await part.run((what) =>
+    progress.step(`${part.name}: ${what}`)
+  );
+  reports.push({ part, findings });
+}
+progress.end();
+for (const report of reports) console.log(formatTable(report));
+const seconds = (performance.now() - start) / 1000;
+console.log(`${Math.round(seconds)} seconds`);
+if (parts.length === PARTS.length) await keep(reports, seconds);
+
+async function keep(reports: Report[], seconds: number): Promise<void> {
+  const page = new URL("RESULTS.md", import.meta.url);
+  const chart = new URL("results.svg", import.meta.url);
+  await Deno.writeTextFile(page, formatPage(reports, seconds));
+  await Deno.writeTextFile(chart, formatChart(reports));
+  // They are part of the repository, and are formatted as all of it is.
+  const args = ["fmt", "--quiet", page.href, chart.href];
+  const { success } = await new Deno.Command("deno", { args }).output();
+  if (!success) throw new Error("The results could not be formatted");
+}

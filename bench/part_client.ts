@@ -1,0 +1,119 @@
+// The client, beside a loop written by hand and the clients of two peers.
+
+import { Child } from "./child.ts";
+import { interleave, ratio, spread } from "./measure.ts";
+import type { Findings, Measurement, Part, Step } from "./measure.ts";
+
+const ROUNDS = 12;
+const SECONDS = 0.35;
+
+export const client: Part = {
+  name: "client",
+  title: "Client",
+  steps: 2 * (ROUNDS + 1),
+  run,
+};
+
+async function run(step: Step): Promise<Findings> {
+  await using load = new Child("load.ts");
+  await using stack = new AsyncDisposableStack();
+  const ports: Record<string, number | null> = {};
+  for (const name of ["raw", "wirepool", "fetch", "grpc"]) {
+    const child = stack.use(new Child("servers.ts"));
+    ports[name] = await child.call("serve", name);
+  }
+  /** A client, and the server that it is sent to. */
+  const calls = (
+    name: string,
+    server: string,
+    callers: number,
+    options = {},
+  ): Measurement =>
+  async () => {
+    const port = ports[server];
+    if (port === null) return null;
+    return await load.call(name, {
+      port,
+      callers,
+      seconds: SECONDS,
+      maxCap: 1,
+      pipelining: callers,
+      requestTimeout: 30_000,
+      ...options,
+    });
+  };
+
+  // The same server for all three, one that costs next to nothing.
+  const alone = await interleave(
+    {
+      raw: calls("raw", "raw", 32),
+      single: calls("wirepool", "raw", 32, { maxCap: 32, pipelining: 1 }),
+      pipelined: calls("wirepool", "raw", 256),
+      untimed: calls("wirepool", "raw", 256, { requestTimeout: 0 }),
+    },
+    ROUNDS,
+    () => step("beside a loop written by hand"),
+  );
+  // Each client with the server of its kind.
+  const stacks = await interleave(
+    {
+      wirepool: calls("wirepool", "wirepool", 256),
+      fetch: calls("fetch", "fetch", 256),
+      grpc: calls("grpc", "grpc", 256),
+    },
+    ROUNDS,
+    () => step("beside fetch and gRPC"),
+  );
+  const rate = (who: string, samples: number[] | undefined) =>
+    samples === undefined
+      ? []
+      : [{ who, value: spread(samples), unit: "requests/s" }];
+  const rates = [
+    ...rate("wirepool, 256 callers on one connection", stacks.wirepool),
+    ...rate("wirepool, the same to a raw echo", alone.pipelined),
+    ...rate("wirepool, 32 callers on 32 connections", alone.single),
+    ...rate("raw loop, 32 connections", alone.raw),
+    ...rate("fetch and Deno.serve, 256 callers", stacks.fetch),
+    ...rate("@grpc/grpc-js, 256 callers", stacks.grpc),
+  ];
+  return {
+    rows: [
+      {
+        what: "32 callers on 32 connections, of a loop written by hand",
+        figure: ratio(alone.single, alone.raw),
+        unit: "×",
+        least: 0.85,
+      },
+      {
+        what: "256 callers pipelined on one connection, of that loop",
+        figure: ratio(alone.pipelined, alone.raw),
+        unit: "×",
+        least: 5,
+      },
+      {
+        what: "Request timeouts on, of off",
+        figure: ratio(alone.pipelined, alone.untimed),
+        unit: "×",
+        least: 0.95,
+      },
+      {
+        what: "256 callers and a server, of fetch and Deno.serve",
+        figure: ratio(stacks.wirepool, stacks.fetch),
+        unit: "×",
+        least: 40,
+      },
+      {
+        what: "256 callers and a server, of @grpc/grpc-js",
+        figure: ratio(stacks.wirepool, stacks.grpc),
+        unit: "×",
+        least: 100,
+      },
+    ],
+    rates,
+    charts: [{
+      title: "Requests of 64 bytes, echoed",
+      bars: rates.filter(({ who }) => !who.includes("the same")),
+    }],
+    missing: ports.grpc === null ? ["@grpc/grpc-js"] : [],
+  };
+}

@@ -1,0 +1,193 @@
+// The table, the page and the chart.
+
+import { cpus } from "node:os";
+import { type Findings, type Part, reached } from "./measure.ts";
+import type { Row, Spread } from "./measure.ts";
+import { PEERS } from "./peers.ts";
+
+/** A part and what it has found. */
+export interface Report {
+  readonly part: Part;
+  readonly findings: Findings;
+}
+
+/** Figures for a terminal. */
+export function formatTable({ part, findings }: Report): string {
+  const rows = findings.rows.map((row) => [
+    row.what,
+    number(row.figure.median) + row.unit,
+    `${number(row.figure.low)} – ${number(row.figure.high)}`,
+    goal(row),
+    verdict(row),
+  ]);
+  const rates = findings.rates.map(({ who, value, unit }) => [
+    who,
+    number(value.median),
+    `${number(value.low)} – ${number(value.high)}`,
+    unit,
+    "",
+  ]);
+  const missing = findings.missing.map((name) => `Missing: ${name}\n`);
+  return `\n${part.title}\n${align([...rows, ...rates])}${missing.join("")}`;
+}
+
+/** The page that is kept. */
+export function formatPage(
+  reports: readonly Report[],
+  seconds: number,
+): string {
+  const lines = [
+    "# Results",
+    "",
+    "Written by `deno task bench`, which measures all of this in one run" +
+    ` (${
+      Math.round(seconds)
+    } seconds here): in rounds, by turns, with servers` +
+    " and load in processes of their own. A figure is the median of the" +
+    " rounds' ratios; beside it stand their first and third quartile.",
+    "",
+    ...machine().map((line) => `- ${line}`),
+    "",
+    "![Speed beside peers](results.svg)",
+    "",
+  ];
+  for (const { part, findings } of reports) {
+    lines.push(`## ${part.title}`, "");
+    if (findings.rows.length > 0) {
+      lines.push(
+        "| What | Median | Quartiles | Goal | |",
+        "| --- | ---: | ---: | ---: | --- |",
+        ...findings.rows.map((row) =>
+          `| ${row.what} | ${number(row.figure.median)}${row.unit} | ${
+            quartiles(row.figure)
+          } | ${goal(row)} | ${verdict(row)} |`
+        ),
+        "",
+      );
+    }
+    if (findings.rates.length > 0) {
+      lines.push(
+        "| Who | Median | Quartiles | |",
+        "| --- | ---: | ---: | --- |",
+        ...findings.rates.map(({ who, value, unit }) =>
+          `| ${who} | ${number(value.median)} | ${quartiles(value)} | ${unit} |`
+        ),
+        "",
+      );
+    }
+    for (const name of findings.missing) {
+      lines.push(`Missing, and not compared: ${name}`, "");
+    }
+  }
+  return lines.join("\n");
+}
+
+/** Bars of what those parts did that have peers, as an image that can be read
+ * on a light and on a dark page. */
+export function formatChart(reports: readonly Report[]): string {
+  const charts = reports.flatMap(({ findings }) => findings.charts ?? []);
+  const body: string[] = [];
+  let y = 0;
+  for (const { title, bars } of charts) {
+    y += 30;
+    body.push(text(0, y, title, 'font-weight="bold"'));
+    const most = Math.max(...bars.map(({ value }) => value.median));
+    for (const { who, value, unit } of bars) {
+      y += 24;
+      const width = Math.max(1, BAR_WIDTH * value.median / most);
+      const ours = who.startsWith("wirepool");
+      const color = ours ? "#2f81f7" : "#8b949e";
+      body.push(
+        text(LABEL_WIDTH - 8, y, who, 'text-anchor="end"'),
+        `<rect x="${LABEL_WIDTH}" y="${y - 12}" width="${
+          width.toFixed(1)
+        }" height="16" rx="2" fill="${color}"/>`,
+        text(
+          LABEL_WIDTH + width + 6,
+          y,
+          `${number(value.median)} ${unit}`,
+          "",
+        ),
+      );
+    }
+    y += 14;
+  }
+  const source = `${cpuModel()}, Deno ${Deno.version.deno}`;
+  y += 24;
+  body.push(text(0, y, source, 'font-size="11"'));
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${
+    y + 12
+  }" viewBox="0 0 ${WIDTH} ${
+    y + 12
+  }" font-family="system-ui, sans-serif" font-size="13" fill="#768390" role="img">
+<title>${escape(charts.map(({ title }) => title).join("; "))}</title>
+${body.join("\n")}
+</svg>
+`;
+}
+
+const WIDTH = 760;
+const LABEL_WIDTH = 270;
+const BAR_WIDTH = 330;
+
+function text(x: number, y: number, words: string, style: string): string {
+  return `<text x="${x.toFixed(1)}" y="${y}" ${style}>${escape(words)}</text>`;
+}
+
+function escape(words: string): string {
+  return words.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+}
+
+/** What the figures come from. */
+function machine(): string[] {
+  const { deno, v8 } = Deno.version;
+  return [
+    `${cpuModel()}, ${navigator.hardwareConcurrency} cores, ` +
+    `${Deno.build.os} ${Deno.osRelease()} ${Deno.build.arch}`,
+    `Deno ${deno}, V8 ${v8}`,
+    `Peers: ${
+      Object.values(PEERS).map((peer) => peer.slice("npm:".length)).join(", ")
+    }, on the same Deno`,
+  ];
+}
+
+function cpuModel(): string {
+  return cpus()[0]?.model ?? "unknown processor";
+}
+
+function goal({ least, most }: Row): string {
+  return least !== undefined
+    ? `at least ${least}`
+    : most !== undefined
+    ? `at most ${most}`
+    : "";
+}
+
+function verdict(row: Row): string {
+  const outcome = reached(row);
+  return outcome === undefined ? "" : outcome ? "reached" : "not reached";
+}
+
+function quartiles({ low, high }: Spread): string {
+  return `${number(low)} – ${number(high)}`;
+}
+
+/** Three digits, in full. */
+function number(value: number): string {
+  if (Number.isNaN(value)) return "–";
+  const rounded = Number(value.toPrecision(3));
+  return rounded.toLocaleString("en", { maximumSignificantDigits: 3 });
+}
+
+function align(rows: readonly string[][]): string {
+  const widths = [0, 1, 2, 3].map((i) =>
+    Math.max(...rows.map((row) => row[i]!.length))
+  );
+  return rows.map(([what, ...cells]) =>
+    `  ${what!.padEnd(widths[0]!)}  ${
+      cells.map((cell, i) =>
+        i < 2 ? cell.padStart(widths[i + 1]!) : cell.padEnd(widths[i + 1] ?? 0)
+      ).join("  ").trimEnd()
+    }\n`
+  ).join("");
+}
