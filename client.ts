@@ -326,7 +326,8 @@ export class ClientClosedError extends Error {
  * - A request is sent again at most once, and only when its connection had
  *   answered before and is lost before the request was handed over whole, or
  *   before a byte of its response had come and the request is `idempotent`.
- *   Never after a timeout or an abort.
+ *   It goes out on a connection dialled since. Never after a timeout or an
+ *   abort.
  * - Requests made in one turn leave in one write where they share a
  *   connection.
  * - Requests in flight keep the process alive; idle connections do not.
@@ -365,6 +366,12 @@ export class Client implements AsyncDisposable {
   #places = 0;
   /** Requests in the pool's line, until they go on with what it gave them. */
   #waiting = 0;
+  /** Those of them that are sent again. */
+  #resending = 0;
+  /** Dials begun, and how many that were when a request was last lost that is
+   * sent again. */
+  #dials = 0;
+  #lastLoss = 0;
   /** Requests that have not settled. */
   #inFlight = 0;
   #requests = 0;
@@ -560,26 +567,30 @@ export class Client implements AsyncDisposable {
   #start(request: Request): void {
     const { signal } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
-    const connection = this.#take();
+    const connection = this.#take(request);
     if (connection === undefined) this.#wait(request);
     else this.#dispatch(request, connection);
   }
 
-  #take(): Connection | undefined {
+  #take(request: Request): Connection | undefined {
     // Those in line come first.
     if (this.#waiting > 0) return undefined;
     for (let idle; (idle = this.#pool.tryGet()) !== undefined;) {
-      if (idle.usable) return idle;
+      if (request.takes(idle)) return idle;
       this.#pool.discard(idle);
     }
-    return this.#places < this.#maxCap ? undefined : this.#leastLoaded();
+    return this.#places < this.#maxCap
+      ? undefined
+      : this.#leastLoaded(request.lostAt);
   }
 
-  #leastLoaded(): Connection | undefined {
+  /** @param after Only of the dials after that one. */
+  #leastLoaded(after: number): Connection | undefined {
     if (this.#pipelining === 1) return undefined;
     let least: Connection | undefined;
     let load = this.#pipelining;
     for (const connection of this.#connections) {
+      if (connection.dial <= after) continue;
       if (connection.load < load && connection.lent && connection.usable) {
         least = connection;
         load = connection.load;
@@ -599,7 +610,9 @@ export class Client implements AsyncDisposable {
     const { signal, timeout } = request;
     const start = performance.now();
     const limit = shorter(this.#getTimeout, timeout);
+    const resent = request.lostAt > 0 ? 1 : 0;
     this.#waiting++;
+    this.#resending += resent;
     try {
       const turn = this.#pool.get({
         timeout: limit,
@@ -608,17 +621,20 @@ export class Client implements AsyncDisposable {
       this.#pump();
       const connection = await turn;
       this.#waiting--;
+      this.#resending -= resent;
       const inTime = request.remain(performance.now() - start);
-      if (connection.usable && inTime && !signal?.aborted) {
+      const taken = request.takes(connection);
+      if (taken && inTime && !signal?.aborted) {
         this.#dispatch(request, connection);
       } else {
-        this.#decline(connection);
+        const { stillborn } = connection; // By itself, not by being declined.
+        this.#decline(connection, taken);
         if (!inTime) {
           this.#reject(request, new RequestTimeoutError(request.limit));
-        } else if (connection.stillborn !== undefined) {
+        } else if (stillborn !== undefined) {
           // A server that closes what it accepts is not to be dialled on and on.
           const { sent } = request;
-          const error = new ConnectionLostError(sent, connection.stillborn);
+          const error = new ConnectionLostError(sent, stillborn);
           this.#lost(request, error, false);
         } else {
           this.#start(request);
@@ -626,6 +642,7 @@ export class Client implements AsyncDisposable {
       }
     } catch (error) {
       this.#waiting--;
+      this.#resending -= resent;
       this.#reject(
         request,
         signal?.aborted
@@ -641,10 +658,11 @@ export class Client implements AsyncDisposable {
     this.#pump();
   }
 
-  /** Gives back what the pool gave in vain: the request was given up, or the
-   * connection died, while it changed hands. */
-  #decline(connection: Connection): void {
-    if (connection.usable) {
+  /** Gives back what the pool gave in vain: the request was given up while it
+   * changed hands, or the connection died or is not for this request. The last
+   * is closed, to make room for a new one: given back, it would come again. */
+  #decline(connection: Connection, good: boolean): void {
+    if (good) {
       connection.lent = true;
       this.#release(connection);
     } else {
@@ -656,8 +674,10 @@ export class Client implements AsyncDisposable {
    * being dialled. */
   #pump(): void {
     if (this.#pipelining === 1 || this.#waiting === 0) return;
+    // Who is first in line is the pool's to know: what is lent must suit all.
+    const after = this.#resending > 0 ? this.#lastLoss : 0;
     while (this.#pool.stats().waiting > 0) {
-      const connection = this.#leastLoaded();
+      const connection = this.#leastLoaded(after);
       if (connection === undefined) return;
       connection.lent = false;
       this.#pool.put(connection);
@@ -676,11 +696,12 @@ export class Client implements AsyncDisposable {
 
   async #dial(signal: AbortSignal): Promise<Connection> {
     this.#places++;
+    const number = ++this.#dials;
     const hook = this.#hooks?.dial;
     const start = hook === undefined ? 0 : performance.now();
     try {
       const conn = await this.#dialler.dial(signal);
-      const connection = new Connection(conn, this.#frame, {
+      const connection = new Connection(conn, this.#frame, number, {
         pipelined: this.#pipelining > 1,
         exact: !this.#dialler.secure,
         // Only a busy connection needs to be told its time: an idle one is
@@ -731,8 +752,8 @@ export class Client implements AsyncDisposable {
     if (this.#killed !== undefined) return this.#reject(request, this.#killed);
     const { signal } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
-    if (!resend || request.resent) return this.#reject(request, error);
-    request.resent = true;
+    if (!resend || request.lostAt > 0) return this.#reject(request, error);
+    request.lostAt = this.#lastLoss = this.#dials;
     this.#retries++;
     this.#unwatch(request);
     if (request.deadline > 0) {
@@ -889,8 +910,11 @@ class Request {
   observer:
     | ((responseBytes: number, failure: { error: unknown } | undefined) => void)
     | undefined;
-  resent = false;
   settled = false;
+  /** Dials begun when it was lost and was to be sent again; 0 until then. It
+   * goes out on a connection of a later one: a server that goes ends all its
+   * connections, and the end of the others may not have been read yet. */
+  lostAt = 0;
 
   /** Milliseconds that it was given, and what is left of them when it is
    * sent; 0 is for ever. */
@@ -922,6 +946,11 @@ class Request {
       this.resolve = resolve;
       this.reject = reject;
     });
+  }
+
+  /** Whether it can go out on this connection. */
+  takes(connection: Connection): boolean {
+    return connection.usable && connection.dial > this.lostAt;
   }
 
   /** Counts time that was spent before sending; false if none is left. */
@@ -989,6 +1018,8 @@ interface Owner {
  * ```
  */
 class Connection {
+  /** Which of the client's dials made it, in the order they began. */
+  readonly dial: number;
   readonly #conn: Deno.Conn;
   readonly #owner: Owner;
   readonly #decoder: FrameDecoder;
@@ -1024,7 +1055,13 @@ class Connection {
   #writeFailed = false;
   #timer: Timer | undefined;
 
-  constructor(conn: Deno.Conn, frame: FrameOptions, owner: Owner) {
+  constructor(
+    conn: Deno.Conn,
+    frame: FrameOptions,
+    dial: number,
+    owner: Owner,
+  ) {
+    this.dial = dial;
     this.#conn = conn;
     this.#owner = owner;
     this.#decoder = new FrameDecoder(frame);
