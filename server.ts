@@ -1337,6 +1337,16 @@ function listen(options: ServeOptions): Deno.Listener {
   checkType("path", path, "string");
   checkType("cert", cert, "string");
   checkType("key", key, "string");
+  if (
+    alpnProtocols !== undefined && !(Array.isArray(alpnProtocols) &&
+      alpnProtocols.every((name) => typeof name === "string"))
+  ) {
+    throw new TypeError(
+      `Option alpnProtocols must be an array of strings, received ${
+        String(alpnProtocols)
+      }`,
+    );
+  }
   checkType("reusePort", reusePort, "boolean");
   checkInteger("tcpBacklog", tcpBacklog, 1, 2 ** 31 - 1);
   if ((cert === undefined) !== (key === undefined)) {
@@ -1605,7 +1615,7 @@ function checkDelay<K extends string>(
   name: K,
   defaultValue: number,
 ): number {
-  const value = options[name] ?? defaultValue;
+  const { [name]: value = defaultValue } = options;
   if (typeof value !== "number") {
     throw new TypeError(
       `Option ${name} must be a number, received ${String(value)}`,

@@ -127,6 +127,7 @@ const REFUSED: Record<string, [TypeOrRange, unknown[]]> = {
   path: ["TypeError", [7, null]],
   cert: ["TypeError", [7, null]],
   key: ["TypeError", [7, null]],
+  alpnProtocols: ["TypeError", ["h2", 7, null, [1], ["h2", null]]],
   reusePort: ["TypeError", [1, "true", null]],
   tcpBacklog: ["RangeError", [0, -1, 1.5, NaN, Infinity]],
   "tcpBacklog ": ["TypeError", ["511", null]],
@@ -138,15 +139,15 @@ const REFUSED: Record<string, [TypeOrRange, unknown[]]> = {
   maxConnections: ["RangeError", [0, -1, 1.5, NaN, -Infinity]],
   "maxConnections ": ["TypeError", ["1", null]],
   idleTimeout: ["RangeError", [-1, NaN, Infinity, 2 ** 31]],
-  "idleTimeout ": ["TypeError", ["1", true, 1n]],
+  "idleTimeout ": ["TypeError", ["1", null, true, 1n]],
   readTimeout: ["RangeError", [-1, NaN, Infinity, 2 ** 31]],
-  "readTimeout ": ["TypeError", ["1"]],
+  "readTimeout ": ["TypeError", ["1", null]],
   writeTimeout: ["RangeError", [-1, NaN, Infinity, 2 ** 31]],
-  "writeTimeout ": ["TypeError", ["1"]],
+  "writeTimeout ": ["TypeError", ["1", null]],
   handshakeTimeout: ["RangeError", [-1, NaN, Infinity, 2 ** 31]],
-  "handshakeTimeout ": ["TypeError", ["1"]],
+  "handshakeTimeout ": ["TypeError", ["1", null]],
   shutdownTimeout: ["RangeError", [-1, NaN, Infinity, 2 ** 31]],
-  "shutdownTimeout ": ["TypeError", ["1"]],
+  "shutdownTimeout ": ["TypeError", ["1", null]],
   signal: ["TypeError", [7, null, {}, new AbortController()]],
   onListen: ["TypeError", [7, null, {}]],
   onError: ["TypeError", [7, null, "console.error"]],
@@ -403,10 +404,8 @@ Deno.test("A peer that ends its side still gets its answers", async () => {
 });
 
 Deno.test("A peer that resets its connection is not reported, and costs no other", async () => {
-  await using server = serve(
-    { onError: () => assert(false) },
-    (payload) => payload[0] === 1 ? payload : new Uint8Array(16_000_000),
-  );
+  await using server = serve({ onError: () => assert(false) }, (payload) =>
+    payload[0] === 1 ? payload : new Uint8Array(16_000_000));
   using other = await Peer.connect(server);
   // While nothing is going on, and in the middle of a write.
   for (const request of [1, 2]) {
