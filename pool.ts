@@ -1149,8 +1149,8 @@ export class Pool<T> implements AsyncDisposable {
       this.#figures(),
       this.#lastFailure && { cause: this.#lastFailure.error },
     );
-    this.#failed(call, error);
     call.controller.abort(error);
+    this.#failed(call, error);
   }
 
   /** Pings an idle resource, for whoever is first in line when it has answered. */

@@ -54,16 +54,19 @@ export class FakeClock implements Disposable {
   }
 
   /** Moves on, firing each timer at its time and letting all it causes happen. */
-  async tick(ms: number, turns?: number): Promise<void> {
+  async tick(
+    ms: number,
+    flush: () => Promise<void> = settle,
+  ): Promise<void> {
     const until = this.now + ms;
-    await settle(turns);
+    await flush();
     for (;;) {
       const timer = this.#timers[0];
       if (timer === undefined || timer.at > until) break;
       this.#timers.shift();
       this.now = Math.max(this.now, timer.at);
       timer.fire();
-      await settle(turns);
+      await flush();
     }
     this.now = until;
   }
@@ -71,6 +74,11 @@ export class FakeClock implements Disposable {
   /** As if the process had been suspended, or the event loop blocked: no timer fires. */
   freeze(ms: number): void {
     this.now += ms;
+  }
+
+  /** Forgets all timers. */
+  reset(): void {
+    this.#timers = [];
   }
 
   [Symbol.dispose](): void {

@@ -568,7 +568,7 @@ Deno.test("Pool retires by lifetime also what never becomes idle", async () => {
       rig.pool.put(resource);
     }
   });
-  while (done < 3000) await rig.clock.tick(1, 3);
+  while (done < 3000) await rig.clock.tick(1, () => settle(3));
   await Promise.all(callers);
   assertGreater(rig.clock.now, 500);
   const lifetimes = Math.floor(rig.clock.now / 1000);
@@ -1351,7 +1351,7 @@ Deno.test("Pool spreads lifetimes by up to a tenth, and never beyond maxLifetime
     reapInterval: 10,
     hooks: { closed: () => ages.push(rig.clock.now) },
   });
-  await rig.clock.tick(11_000, 1);
+  await rig.clock.tick(11_000, () => settle(1));
   assertEquals(ages.length, 200);
   assertGreater(Math.min(...ages), 8_999);
   assertLess(Math.max(...ages), 10_011);
@@ -1727,7 +1727,7 @@ Deno.test("Pool.get() is never early with many different timeouts, and late by a
   const gets = timeouts.map((timeout, i) =>
     rig.pool.get({ timeout }).catch(() => ends[i] = rig.clock.now)
   );
-  await rig.clock.tick(2000, 4);
+  await rig.clock.tick(2000, () => settle(4));
   await Promise.all(gets);
   for (const [i, timeout] of timeouts.entries()) {
     assertGreater(ends[i]!, timeout - 1e-6);
@@ -1825,7 +1825,7 @@ Deno.test("Pool in use without a pause keeps its limits to the millisecond", asy
   };
   for (let i = 0; i < 998; i++) {
     spin();
-    await rig.clock.tick(1, 1);
+    await rig.clock.tick(1, () => settle(1));
   }
   spin();
   rig.pool.tryGet();
@@ -1834,7 +1834,7 @@ Deno.test("Pool in use without a pause keeps its limits to the millisecond", asy
   rig.pool.put(warm!);
   for (let i = 0; i < 1000; i++) {
     spin();
-    await rig.clock.tick(1, 1);
+    await rig.clock.tick(1, () => settle(1));
   }
   spin();
   assertStrictEquals(rig.pool.tryGet(), warm);
