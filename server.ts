@@ -659,6 +659,8 @@ class Connection {
             new TimeoutError(`Handshake was not complete within ${timeout} ms`),
           );
         }, timeout);
+        // The connection keeps the process alive, if it is to.
+        Deno.unrefTimer(this.#timer);
       }
       const bytes = await prelude;
       clearTimeout(this.#timer);

@@ -1,7 +1,23 @@
 /** The ends of a server: shutdown, close, and what keeps it alive. */
-import { assertEquals } from "@std/assert";
-import { serve } from "../server.ts";
-import { Peer, settle, until, wire } from "./server_support.ts";
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertStrictEquals,
+} from "@std/assert";
+import { type Handler, serve } from "../server.ts";
+import {
+  FakeListener,
+  heads,
+  microtasks,
+  Peer,
+  settle,
+  StubConnection,
+  until,
+  wire,
+} from "./server_support.ts";
+
+const echo: Handler = (payload) => payload;
 
 /** Connects, waits to be told to, and sends what it is given in one go; then
  * it says so to a thread that is blocked, and reads to the end. */
@@ -88,4 +104,355 @@ Deno.test("Server.shutdown() does not reset a peer that is sending a frame", asy
   assertEquals(await peer.receive(), null);
   peer.conn.close();
   await shutdown;
+});
+
+Deno.test("Server.shutdown() ends idle connections at once, and cleanly", async () => {
+  const server = serve({ shutdownTimeout: 0 }, echo);
+  using fresh = await Peer.connect(server);
+  using used = await Peer.connect(server);
+  await used.ask(1);
+  await until(() => server.stats().connections === 2, "both are accepted");
+  // They do not end their sides, and are not waited for.
+  await server.shutdown();
+  assertEquals(server.stats().connections, 0);
+  assertEquals(await fresh.receive(), null);
+  assertEquals(await used.receive(), null);
+});
+
+Deno.test("Server.shutdown() accepts nobody more", async () => {
+  const gate = Promise.withResolvers<void>();
+  const server = serve({}, () => gate.promise);
+  using peer = await Peer.connect(server);
+  await peer.send(1);
+  await until(() => server.stats().inFlight === 1, "it is at work");
+  const shutdown = server.shutdown();
+  await settle();
+  let refused: unknown;
+  try {
+    using late = await Peer.connect(server);
+    await late.receive();
+  } catch (error) {
+    refused = error;
+  }
+  assertInstanceOf(refused, Deno.errors.ConnectionRefused);
+  gate.resolve();
+  assertEquals(await peer.receive(), null);
+  peer.conn.close();
+  await shutdown;
+  assertEquals(server.stats().totalConnections, 1);
+});
+
+Deno.test("Server.shutdown() lets what was received finish, and its responses leave", async () => {
+  for (const concurrency of [1, 2, 10]) {
+    const gate = Promise.withResolvers<void>();
+    const response = new Uint8Array(200_000);
+    const server = serve({ concurrency }, async (payload) => {
+      await gate.promise;
+      response[0] = payload[0]!;
+      return response.slice();
+    });
+    using peer = await Peer.connect(server);
+    await peer.send(1, 2, 3, 4, 5, 6);
+    await until(() => server.stats().bytesIn === 54, "all is read");
+    const shutdown = server.shutdown();
+    let ended = false;
+    shutdown.then(() => ended = true);
+    await settle(5);
+    assertEquals(ended, false);
+    // Too late: it is read away.
+    await peer.send(7);
+    gate.resolve();
+    const answers = await peer.rest();
+    assertEquals(heads(answers), [1, 2, 3, 4, 5, 6]);
+    assert(answers.every(({ length }) => length === response.length));
+    assertEquals(ended, false);
+    peer.conn.close();
+    await shutdown;
+    assertEquals(server.stats().requests, 6);
+    assertEquals(server.stats().errors, 0);
+  }
+});
+
+Deno.test("Server.shutdown() is joined by a second call, and by finished", async () => {
+  const gate = Promise.withResolvers<void>();
+  const server = serve({}, () => gate.promise);
+  using peer = await Peer.connect(server);
+  await peer.send(1);
+  await until(() => server.stats().inFlight === 1, "it is at work");
+  const first = server.shutdown();
+  assertStrictEquals(server.shutdown(), first);
+  assertStrictEquals(server[Symbol.asyncDispose](), first);
+  let finished = false;
+  server.finished.then(() => finished = true);
+  await settle(5);
+  assertEquals(finished, false);
+  gate.resolve();
+  await peer.receive();
+  peer.conn.close();
+  await first;
+  await server.finished;
+  // And again when all is over.
+  assertStrictEquals(server.shutdown(), first);
+  server.close();
+});
+
+Deno.test("Server.shutdown() forces when its signal aborts, also in a second call", async () => {
+  for (const early of [false, true]) {
+    const reasons: unknown[] = [];
+    const server = serve({ shutdownTimeout: 0 }, (_, { signal }) => {
+      signal.addEventListener("abort", () => reasons.push(signal.reason));
+      return new Promise<never>(() => {});
+    });
+    using peer = await Peer.connect(server);
+    await peer.send(1);
+    await until(() => server.stats().inFlight === 1, "it is at work");
+    const abort = new AbortController();
+    if (early) abort.abort();
+    const first = server.shutdown();
+    const second = server.shutdown({ signal: abort.signal });
+    await settle(3);
+    assertEquals(reasons.length, early ? 1 : 0);
+    abort.abort();
+    await Promise.all([first, second]);
+    assertEquals(reasons.length, 1);
+    assertEquals((reasons[0] as Error).name, "AbortError");
+    assertEquals(await peer.receive().catch(() => null), null);
+  }
+});
+
+Deno.test("Server.shutdown() lets go of its signals once it is over", async () => {
+  const counted = () => {
+    const { signal } = new AbortController();
+    const { addEventListener, removeEventListener } = signal;
+    let listeners = 0;
+    signal.addEventListener = (...args: unknown[]) => {
+      listeners++;
+      addEventListener.apply(signal, args as never);
+    };
+    signal.removeEventListener = (...args: unknown[]) => {
+      listeners--;
+      removeEventListener.apply(signal, args as never);
+    };
+    return { signal, listeners: () => listeners };
+  };
+  const lifetime = counted();
+  const drain = counted();
+  const server = serve({ signal: lifetime.signal }, echo);
+  using peer = await Peer.connect(server);
+  await peer.ask(1);
+  assertEquals(lifetime.listeners(), 1);
+  await server.shutdown({ signal: drain.signal });
+  await settle(1);
+  assertEquals([lifetime.listeners(), drain.listeners()], [0, 0]);
+});
+
+Deno.test("Server.close() ends everything now, and aborts the handlers' signals", async () => {
+  const reasons: unknown[] = [];
+  const server = serve({ onError: () => assert(false) }, async (_, context) => {
+    const { signal } = context;
+    await new Promise((_, reject) =>
+      signal.addEventListener("abort", () => {
+        reasons.push(signal.reason);
+        reject(signal.reason);
+      })
+    );
+  });
+  using busy = await Peer.connect(server);
+  using idle = await Peer.connect(server);
+  await busy.send(1, 2);
+  await until(() => server.stats().inFlight === 1, "it is at work");
+  await until(() => server.stats().connections === 2, "both are accepted");
+  server.close();
+  assertEquals(reasons.length, 1);
+  assertInstanceOf(reasons[0], DOMException);
+  assertEquals(reasons[0].message, "The server was closed");
+  assertEquals(reasons[0].name, "AbortError");
+  assertEquals(server.stats().connections, 0);
+  server.close();
+  await server.finished;
+  await server.shutdown();
+  for (const peer of [busy, idle]) {
+    assertEquals(await peer.receive().catch(() => null), null);
+  }
+  assertEquals(server.stats().requests, 1);
+});
+
+Deno.test("Server.close() ends a shutdown that waits", async () => {
+  const server = serve({}, () => new Promise<never>(() => {}));
+  using peer = await Peer.connect(server);
+  await peer.send(1);
+  await until(() => server.stats().inFlight === 1, "it is at work");
+  const shutdown = server.shutdown();
+  server.close();
+  await shutdown;
+  assertEquals(server.stats().connections, 0);
+});
+
+Deno.test("Server.close() may be called by a handler, and by what it is told", async () => {
+  for (const where of ["handler", "onError", "hook", "signal"]) {
+    using listener = new FakeListener();
+    const server = serve({
+      onError() {
+        if (where === "onError") server.close();
+      },
+      hooks: {
+        requestStart() {
+          if (where === "hook") server.close();
+        },
+      },
+    }, (payload, { signal }) => {
+      if (where === "handler") server.close();
+      if (where === "onError") throw new Error("no");
+      if (where === "signal") {
+        signal.addEventListener("abort", () => server.close());
+      }
+      return payload;
+    });
+    const conns = [new StubConnection(), new StubConnection()];
+    listener.push(...conns);
+    await microtasks();
+    conns[0]!.feed(wire([1, 2, 3]));
+    await microtasks();
+    if (where === "signal") conns[0]!.feed(null);
+    await server.finished;
+    assertEquals(conns.map(({ closes }) => closes), [1, 1], where);
+    const { requests, connections } = server.stats();
+    assertEquals([requests, connections], [where === "signal" ? 3 : 1, 0]);
+  }
+});
+
+Deno.test("A server ends with its signal, at once if that was aborted before", async () => {
+  const abort = new AbortController();
+  const one = serve({ signal: abort.signal }, echo);
+  using peer = await Peer.connect(one);
+  await peer.ask(1);
+  abort.abort();
+  await one.finished;
+  assertEquals(await peer.receive().catch(() => null), null);
+
+  const listening: Deno.Addr[] = [];
+  const two = serve({
+    signal: abort.signal,
+    onListen: (addr) => void listening.push(addr),
+  }, echo);
+  await two.finished;
+  assertEquals(listening, [two.addr]);
+
+  const third = new AbortController();
+  const three = serve({
+    signal: third.signal,
+    onListen: () => third.abort(),
+  }, echo);
+  await three.finished;
+});
+
+Deno.test("await using shuts a server down", async () => {
+  const gate = Promise.withResolvers<void>();
+  let peer: Peer;
+  let answer: Promise<Uint8Array | null>;
+  {
+    await using server = serve({}, async (payload) => {
+      await gate.promise;
+      return payload;
+    });
+    peer = await Peer.connect(server);
+    answer = peer.ask(1);
+    answer.then(() => peer.conn.close());
+    await until(() => server.stats().inFlight === 1, "it is at work");
+    setTimeout(gate.resolve, 5);
+  }
+  assertEquals(await answer, Uint8Array.of(1));
+});
+
+Deno.test("ref() and unref() reach the listener and every connection, new ones too", async () => {
+  class Refed extends StubConnection {
+    readonly refs: boolean[] = [];
+    ref() {
+      this.refs.push(true);
+    }
+    unref() {
+      this.refs.push(false);
+    }
+  }
+  using listener = new FakeListener();
+  const server = serve({}, echo);
+  const conns = [new Refed(), new Refed(), new Refed()];
+  listener.push(conns[0]!);
+  await microtasks();
+  server.unref();
+  listener.push(conns[1]!);
+  await microtasks();
+  server.ref();
+  listener.push(conns[2]!);
+  await microtasks();
+  assertEquals(listener.refs, [false, true]);
+  assertEquals(conns.map(({ refs }) => refs), [
+    [false, true],
+    [false, true],
+    [],
+  ]);
+  const shutdown = server.shutdown();
+  // The listener is closed: nothing is asked of it any more.
+  server.unref();
+  server.ref();
+  await shutdown;
+  server.unref();
+  assertEquals(listener.refs, [false, true]);
+});
+
+/** Runs a program that serves; it exits with 0 when nothing keeps it alive,
+ * and with 7 when it has to be ended. */
+async function exitCode(program: string): Promise<number> {
+  const server = new URL("../server.ts", import.meta.url);
+  const { code, stderr } = await new Deno.Command("deno", {
+    args: [
+      "eval",
+      "--no-check",
+      `import { serve } from ${JSON.stringify(server.href)};
+      const echo = (payload) => payload;
+      const bytes = (text) => new TextEncoder().encode(text);
+      const request = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 1, 42]);
+      async function ask(server) {
+        const conn = await Deno.connect(server.addr);
+        await conn.write(request);
+        await conn.read(new Uint8Array(9));
+        return conn;
+      }
+      ${program}
+      Deno.unrefTimer(setTimeout(() => Deno.exit(7), 500));`,
+    ],
+    cwd: new URL("..", import.meta.url),
+    stdout: "null",
+    stderr: "piped",
+  }).output();
+  if (code !== 0 && code !== 7) {
+    throw new Error(new TextDecoder().decode(stderr));
+  }
+  return code;
+}
+
+Deno.test("A server keeps its process alive until it is told not to", async () => {
+  const unrefed = exitCode(`
+    const before = serve({}, echo);
+    before.unref();
+    await ask(before);
+    const after = serve({}, echo);
+    await ask(after);
+    await Deno.connect(after.addr);
+    after.unref();
+    const proxied = serve({ proxyProtocol: true }, echo);
+    const conn = await Deno.connect(proxied.addr);
+    await conn.write(bytes("PROXY"));
+    while (proxied.stats().connections === 0) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    proxied.unref();
+  `);
+  const refed = exitCode(`serve({}, echo);`);
+  const refedAgain = exitCode(`
+    const server = serve({}, echo);
+    server.unref();
+    server.ref();
+  `);
+  assertEquals(await Promise.all([unrefed, refed, refedAgain]), [0, 7, 7]);
 });
