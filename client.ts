@@ -368,8 +368,8 @@ export class Client implements AsyncDisposable {
   #waiting = 0;
   /** Those of them that are sent again. */
   #resending = 0;
-  /** Dials begun, and how many that were when a request was last lost that is
-   * sent again. */
+  /** Dials begun, and how many that were when a connection last died with
+   * requests on it. */
   #dials = 0;
   #lastLoss = 0;
   /** Requests that have not settled. */
@@ -739,6 +739,8 @@ export class Client implements AsyncDisposable {
   }
 
   #died(connection: Connection): void {
+    // Before a dial begins for the first of the requests on it.
+    if (connection.load > 0) this.#lastLoss = this.#dials;
     if (connection.lent) {
       connection.lent = false;
       this.#pool.discard(connection);
@@ -753,7 +755,7 @@ export class Client implements AsyncDisposable {
     const { signal } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
     if (!resend || request.lostAt > 0) return this.#reject(request, error);
-    request.lostAt = this.#lastLoss = this.#dials;
+    request.lostAt = this.#lastLoss;
     this.#retries++;
     this.#unwatch(request);
     if (request.deadline > 0) {
@@ -911,7 +913,7 @@ class Request {
     | ((responseBytes: number, failure: { error: unknown } | undefined) => void)
     | undefined;
   settled = false;
-  /** Dials begun when it was lost and was to be sent again; 0 until then. It
+  /** Dials begun when its connection died, if it is sent again; else 0. It
    * goes out on a connection of a later one: a server that goes ends all its
    * connections, and the end of the others may not have been read yet. */
   lostAt = 0;

@@ -81,6 +81,28 @@ Deno.test("Requests that are sent again share a new connection, and leave busy o
   assertEquals(network.conns.length, 3);
 });
 
+Deno.test("Requests that were lost together need one dial, also when it begins with the first of them", async () => {
+  using network = new StubNetwork();
+  await using client = new Client({ port: PORT, maxCap: 1, pipelining: 4 });
+  await warm(client, 1);
+  const [one] = network.conns as [StubConn];
+  one.hold = true;
+  const names = ["a", "b", "c", "d"];
+  const sending = names.map((name) => client.send(ascii(name)));
+  await ticks();
+  // The write under way settles late, when the place is free again.
+  one.stuck = true;
+  one.deliver(null);
+  await ticks();
+  one.refuse(new Deno.errors.BrokenPipe("broken"));
+  assertEquals(
+    (await Promise.all(sending)).map(textOf),
+    names.map((name) => `pong:${name}`),
+  );
+  assertEquals(network.conns.length, 2);
+  assertEquals(network.conns[1]!.requests, names);
+});
+
 Deno.test("A request that is sent again gives up its turn on a connection older than its loss", async () => {
   const conns = Array.from({ length: 4 }, () => StubConn.pong());
   const dialled: StubConn[] = [];
