@@ -63,7 +63,7 @@ export interface PoolHooks<T> {
    * `"late"` is a resource delivered after `factoryTimeout` had cut its call.
    */
   closed?: (resource: T, reason: PoolCloseReason) => void;
-  /** Called when a caller's time in line is over, served or not. */
+  /** Called when a caller who counts in `waitCount` has left, served or not. */
   waited?: (duration: number) => void;
 }
 
@@ -563,10 +563,7 @@ export class Pool<T> implements AsyncDisposable {
       ping !== undefined && this.#pingAfterIdle || Infinity,
     );
     this.#timed = shortest < Infinity;
-    this.#clock = new Clock(
-      shortest >= SHARING_LIMIT * TICK,
-      () => this.#line.rest(),
-    );
+    this.#clock = new Clock(this.#timed && shortest >= SHARING_LIMIT * TICK);
     this.#watching = limits.length === 0 && this.#minIdle === 0;
 
     this.#wanted = initialCap;
@@ -774,11 +771,12 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   /**
-   * Closes everything that is open now: what is idle at once, what is borrowed at
-   * its put. For use after the far side has moved or changed its credentials.
+   * Closes everything that is open now: what is idle at once, and what is
+   * borrowed, being opened or pinged as soon as it comes back. For use after the
+   * far side has moved or changed its credentials.
    *
-   * @param resource Closes only this one, if it is in the pool: for a resource
-   * that says by itself that it has died, idle or not.
+   * Given a resource, closes that one alone: for one that says by itself that it
+   * has died, idle or not. It need not be in the pool any more.
    */
   evict(resource?: T): void {
     if (resource !== undefined) {
@@ -824,10 +822,11 @@ export class Pool<T> implements AsyncDisposable {
    * is idle, and the rest as it comes back or is delivered. Resolves when nothing
    * is open any more. Every call returns the same promise.
    *
-   * A borrower that never puts, a factory that ignores its signal or a close that
-   * never ends would hold it up for ever. A `signal`, of any of the calls, ends
-   * the wait: the promise then rejects with `signal.reason`, and what comes back
-   * later is closed all the same. A rejection nobody handles is not reported.
+   * A borrower that never puts, a factory that ignores its signal (unless
+   * `factoryTimeout` cuts it) or a close that never ends would hold it up for
+   * ever. A `signal`, of any of the calls, ends the wait: the promise then rejects
+   * with `signal.reason`, and what comes back later is closed all the same. A
+   * rejection nobody handles is not reported.
    *
    * @example Wait for borrowers, but not for ever
    * ```ts
@@ -940,8 +939,6 @@ export class Pool<T> implements AsyncDisposable {
   #leave(waiter: Waiter<T>, error: unknown, entry?: Entry<T>): void {
     const { resolve, reject, group, counts, since } = waiter;
     this.#line.remove(waiter);
-    // While the pool is hot the next caller would but start the timer again.
-    if (!this.#clock.hot) this.#line.rest();
     if (group !== undefined) {
       group.waiters.delete(waiter);
       if (group.waiters.size === 0) {
@@ -1300,7 +1297,6 @@ export class Pool<T> implements AsyncDisposable {
 
   #stop(): void {
     this.#clock.stop();
-    this.#line.rest();
     if (this.#reaper === undefined) return;
     clearTimeout(this.#reaper);
     this.#reaper = undefined;
@@ -1490,9 +1486,8 @@ class List<N extends Link> {
  */
 class Clock {
   /** Whether readings are shared just now. */
-  hot = false;
+  #hot = false;
   readonly #sharing: boolean;
-  readonly #cooled: () => void;
   #now = 0;
   #shares = 0;
   /** Counts the readings within the tick that began at `#start`. */
@@ -1500,19 +1495,18 @@ class Clock {
   #start = 0;
   #timer: Timer | undefined;
 
-  constructor(sharing: boolean, cooled: () => void) {
+  constructor(sharing: boolean) {
     this.#sharing = sharing;
-    this.#cooled = cooled;
   }
 
   /** The time, or up to a tick before. */
   atLeast(): number {
-    return this.hot && --this.#shares > 0 ? this.#now : this.read();
+    return this.#hot && --this.#shares > 0 ? this.#now : this.read();
   }
 
   /** The time, or up to a tick after. */
   atMost(): number {
-    return this.hot ? this.atLeast() + TICK : this.read();
+    return this.#hot ? this.atLeast() + TICK : this.read();
   }
 
   read(): number {
@@ -1524,11 +1518,8 @@ class Clock {
       this.#reads = 0;
     } else if (++this.#reads === HOT_READS && this.#sharing) {
       this.stop();
-      this.hot = true;
-      this.#timer = later(() => {
-        this.hot = false;
-        this.#cooled();
-      }, TICK);
+      this.#hot = true;
+      this.#timer = later(() => this.#hot = false, TICK);
       unref(this.#timer);
     }
     return now;
@@ -1536,7 +1527,7 @@ class Clock {
 
   stop(): void {
     clearTimeout(this.#timer);
-    this.hot = false;
+    this.#hot = false;
   }
 }
 
@@ -1681,21 +1672,20 @@ class Line<T> {
     if (queue === undefined) bug("a waiter left the line twice");
     queue.remove(waiter);
     this.size--;
-    if (queue.timeout > 0) this.#timed--;
+    if (queue.timeout > 0 && --this.#timed === 0) {
+      clearTimeout(this.#timer);
+      this.#at = Infinity;
+    }
     waiter.ticket = 0;
     waiter.queue = waiter.group = waiter.origin = undefined;
     waiter.resolve = waiter.reject = noop;
     // No more than may soon be needed again.
+    if (this.size === 0 && this.#spare.length > SPARE_WAITERS) {
+      this.#spare.length = SPARE_WAITERS;
+    }
     if (this.#spare.length <= this.size + SPARE_WAITERS) {
       this.#spare.push(waiter);
-    } else if (this.size === 0) this.#spare.length = SPARE_WAITERS;
-  }
-
-  /** Stops the timer if nobody is left who needs it. */
-  rest(): void {
-    if (this.#timed > 0 || this.#at === Infinity) return;
-    clearTimeout(this.#timer);
-    this.#at = Infinity;
+    }
   }
 
   #queue(timeout: number): Queue<T> {
