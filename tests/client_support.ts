@@ -4,7 +4,12 @@
  */
 import { assertEquals, fail } from "@std/assert";
 import { concat } from "@std/bytes";
-import { encodeFrame, FrameDecoder, FrameReader } from "../codec.ts";
+import {
+  encodeFrame,
+  FrameDecoder,
+  type FrameOptions,
+  FrameReader,
+} from "../codec.ts";
 
 /** Text as bytes; each character is one. */
 export function ascii(text: string): Uint8Array<ArrayBuffer> {
@@ -194,14 +199,18 @@ export class StubConn {
   unrefs = 0;
   /** Socket options that were set. */
   readonly set: string[] = [];
-  readonly #far = new FrameDecoder();
+  readonly #far: FrameDecoder;
   readonly #incoming: (Uint8Array | null | Error)[] = [];
   #reading: (Pending<number | null> & { room: Uint8Array }) | undefined;
   #writing: (Pending<number> & { chunk: Uint8Array }) | undefined;
 
+  constructor(readonly frame: FrameOptions = {}) {
+    this.#far = new FrameDecoder(frame);
+  }
+
   /** A connection that answers `pong:request`. */
-  static pong(): StubConn {
-    const conn = new StubConn();
+  static pong(frame?: FrameOptions): StubConn {
+    const conn = new StubConn(frame);
     conn.onRequest = (request) => conn.respond(`pong:${request}`);
     return conn;
   }
@@ -215,7 +224,9 @@ export class StubConn {
   }
 
   respond(...responses: string[]): void {
-    this.deliver(concat(responses.map((r) => encodeFrame(ascii(r)))));
+    this.deliver(
+      concat(responses.map((r) => encodeFrame(ascii(r), this.frame))),
+    );
   }
 
   /** The write under way takes `n` bytes; all of them where it is not said. */
