@@ -7,6 +7,7 @@ import {
 } from "@std/assert";
 import { type Handler, serve } from "../server.ts";
 import {
+  exitCode,
   FakeListener,
   heads,
   microtasks,
@@ -346,6 +347,18 @@ Deno.test("A server ends with its signal, at once if that was aborted before", a
   await three.finished;
 });
 
+Deno.test("A connection that is accepted as the server stops is closed", async () => {
+  using listener = new FakeListener();
+  const server = serve({}, echo);
+  await microtasks();
+  const conn = new StubConnection();
+  listener.push(conn);
+  server.close();
+  await server.finished;
+  assertEquals([conn.closes, conn.reads], [1, 0]);
+  assertEquals(server.stats().totalConnections, 0);
+});
+
 Deno.test("await using shuts a server down", async () => {
   const gate = Promise.withResolvers<void>();
   let peer: Peer;
@@ -399,37 +412,6 @@ Deno.test("ref() and unref() reach the listener and every connection, new ones t
   server.unref();
   assertEquals(listener.refs, [false, true]);
 });
-
-/** Runs a program that serves; it exits with 0 when nothing keeps it alive,
- * and with 7 when it has to be ended. */
-async function exitCode(program: string): Promise<number> {
-  const server = new URL("../server.ts", import.meta.url);
-  const { code, stderr } = await new Deno.Command("deno", {
-    args: [
-      "eval",
-      "--no-check",
-      `import { serve } from ${JSON.stringify(server.href)};
-      const echo = (payload) => payload;
-      const bytes = (text) => new TextEncoder().encode(text);
-      const request = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 1, 42]);
-      async function ask(server) {
-        const conn = await Deno.connect(server.addr);
-        await conn.write(request);
-        await conn.read(new Uint8Array(9));
-        return conn;
-      }
-      ${program}
-      Deno.unrefTimer(setTimeout(() => Deno.exit(7), 500));`,
-    ],
-    cwd: new URL("..", import.meta.url),
-    stdout: "null",
-    stderr: "piped",
-  }).output();
-  if (code !== 0 && code !== 7) {
-    throw new Error(new TextDecoder().decode(stderr));
-  }
-  return code;
-}
 
 Deno.test("A server keeps its process alive until it is told not to", async () => {
   const unrefed = exitCode(`

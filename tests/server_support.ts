@@ -462,3 +462,37 @@ export class FakeTime implements Disposable {
     this.#restore();
   }
 }
+
+/** Runs a program that serves; it exits with 0 when nothing keeps it alive,
+ * and with 7 when it has to be ended. */
+export async function exitCode(
+  program: string,
+  ...flags: string[]
+): Promise<number> {
+  const server = new URL("../server.ts", import.meta.url);
+  const { code, stderr } = await new Deno.Command("deno", {
+    args: [
+      "eval",
+      ...flags,
+      `import { serve } from ${JSON.stringify(server.href)};
+      const echo = (payload) => payload;
+      const bytes = (text) => new TextEncoder().encode(text);
+      const request = new Uint8Array([0, 0, 0, 0, 0, 0, 0, 1, 42]);
+      async function ask(server) {
+        const conn = await Deno.connect(server.addr);
+        await conn.write(request);
+        await conn.read(new Uint8Array(9));
+        return conn;
+      }
+      ${program}
+      Deno.unrefTimer(setTimeout(() => Deno.exit(7), 500));`,
+    ],
+    cwd: new URL("..", import.meta.url),
+    stdout: "null",
+    stderr: "piped",
+  }).output();
+  if (code !== 0 && code !== 7) {
+    throw new Error(new TextDecoder().decode(stderr));
+  }
+  return code;
+}

@@ -20,6 +20,7 @@ import { pattern } from "./codec_support.ts";
 import {
   BAD_HEADER,
   collectGarbage,
+  exitCode,
   FakeListener,
   heads,
   microtasks,
@@ -72,6 +73,25 @@ Deno.test("serve() asks for a backlog of 511, and for a shared port only when to
     { hostname: "localhost", port: 4711, tcpBacklog: 7, reusePort: true },
     { hostname: "127.0.0.1", port: 0, tcpBacklog: 511 },
   ]);
+});
+
+Deno.test({
+  name: "reusePort shares a port where Deno allows it",
+  // Windows has nothing like it.
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    const program = `
+      const one = serve({ reusePort: true }, echo);
+      const { port } = one.addr;
+      const two = serve({ reusePort: true, port }, echo);
+      await ask(one);
+      one.close();
+      await one.finished;
+      await ask(two);
+      two.close();
+    `;
+    assertEquals(await exitCode(program, "--unstable-net"), 0);
+  },
 });
 
 Deno.test("noDelay and keepAlive are on unless switched off, and no reason to fail", async () => {
@@ -404,8 +424,10 @@ Deno.test("A peer that ends its side still gets its answers", async () => {
 });
 
 Deno.test("A peer that resets its connection is not reported, and costs no other", async () => {
-  await using server = serve({ onError: () => assert(false) }, (payload) =>
-    payload[0] === 1 ? payload : new Uint8Array(16_000_000));
+  await using server = serve(
+    { onError: () => assert(false) },
+    (payload) => payload[0] === 1 ? payload : new Uint8Array(16_000_000),
+  );
   using other = await Peer.connect(server);
   // While nothing is going on, and in the middle of a write.
   for (const request of [1, 2]) {
