@@ -819,7 +819,7 @@ export class FrameReader {
 /** What {@linkcode FrameWriter} writes to: `Deno.Conn` is one. */
 export interface FrameSink {
   /**
-   * Writes some or all bytes of `p`, and does not keep `p`.
+   * Writes some or all bytes of `p`, and does not keep or transfer `p`.
    *
    * @returns The number of bytes written.
    */
