@@ -1254,14 +1254,16 @@ class Listening implements Server {
         continue;
       }
       let conn: Deno.Conn;
+      const start = performance.now();
       try {
         conn = await this.#listener.accept();
       } catch (error) {
         if (this.#stopped) break;
         this.#stats.acceptErrors++;
         // An error of one connection is that peer's; the next accept is for
-        // another. What goes on failing is treated as exhaustion, lest it
-        // spin.
+        // another. What goes on failing without having to wait is treated as
+        // exhaustion, lest it spin.
+        if (performance.now() - start >= MIN_BACKOFF) failures = 0;
         if (++failures <= MAX_EMPTY_TRIES && !isExhaustion(error)) continue;
         if (backoff === 0) this.#limits.report(error);
         backoff = Math.min(MAX_BACKOFF, Math.max(MIN_BACKOFF, 2 * backoff));
