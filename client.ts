@@ -1313,6 +1313,9 @@ class Dialler {
     }
     if (typeof tls !== "boolean") checkType("tls", tls, "object");
     this.#tls = tls === true ? {} : tls === false ? undefined : tls;
+    if ((this.#tls?.cert === undefined) !== (this.#tls?.key === undefined)) {
+      throw new TypeError("Options tls.cert and tls.key need each other");
+    }
     this.#timeout = checkDelay("connectTimeout", options, 3_000);
     checkType("noDelay", noDelay, "boolean");
     checkType("keepAlive", keepAlive, "boolean");

@@ -125,6 +125,7 @@ Deno.test("A request aborted while its connection died in the hand-over is not s
   two.respond("B", "D", "E");
   assertEquals(await stateOf(inLine), "given up");
   assertFalse(network.requests.includes("in line"));
+  one.deliver(null);
   assertInstanceOf(await rejection(g), ConnectionLostError);
   await Promise.all([...early, e]);
   await client.close();
