@@ -18,6 +18,7 @@ import { FaultProxy } from "./fault_proxy.ts";
 import {
   eventually,
   Ledger,
+  PATIENCE,
   report,
   requestOf,
   seeded,
@@ -67,7 +68,8 @@ for (
       await proxy.heal();
       for (let i = 0; i < 50; i++) {
         const id = ledger.issue();
-        ledger.answer(id, await client.send(requestOf(id)));
+        const options = { timeout: PATIENCE };
+        ledger.answer(id, await client.send(requestOf(id), options));
       }
 
       // Nobody is left, on either side.
