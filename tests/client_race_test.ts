@@ -4,6 +4,7 @@
  * Every far end is a stub, so that each order of events can be had.
  */
 import {
+  assert,
   assertEquals,
   assertFalse,
   assertInstanceOf,
@@ -12,6 +13,7 @@ import {
 } from "@std/assert";
 import {
   Client,
+  ClientClosedError,
   ConnectionLostError,
   RequestTimeoutError,
   type SendSummary,
@@ -20,6 +22,7 @@ import { PoolClosedError } from "../pool.ts";
 import {
   ascii,
   FakeTime,
+  outcomeOf,
   rejection,
   stateOf,
   StubConn,
@@ -219,4 +222,104 @@ Deno.test("A request in line is rejected with the reason, also where that is an 
   assertStrictEquals(await inLine, reason);
   await client.close({ signal: AbortSignal.abort() });
   await busy;
+});
+
+for (const ends of [true, false]) {
+  Deno.test(`Responses that arrived before a write failed are read, ${ends ? "until the connection ends" : "for a second at most"}`, async () => {
+    using time = new FakeTime();
+    using network = new StubNetwork(() => new StubConn());
+    const client = new Client({ port: PORT, maxCap: 1, pipelining: 4 });
+    const sent = ["a", "b"].map((r) => outcomeOf(client.send(ascii(r))));
+    await ticks();
+    const [one] = network.conns as [StubConn];
+    one.hold = true;
+    const refused = outcomeOf(client.send(ascii("c")));
+    await ticks();
+    one.refuse(new Deno.errors.BrokenPipe("broken"));
+    const next = client.send(ascii("next"));
+    await time.pass(100);
+    // It takes no more, and is still read from.
+    assertFalse(one.closed);
+    assertEquals(one.offers.length, 3);
+    one.respond("A");
+    await ticks();
+    const [a, b] = sent as [Promise<Uint8Array>, Promise<unknown>];
+    assertEquals(textOf(await a), "A");
+    if (ends) one.deliver(null);
+    else await time.pass(1000);
+    const lost = await b;
+    assertInstanceOf(lost, ConnectionLostError);
+    assert(lost.requestSent);
+    assertInstanceOf(
+      lost.cause,
+      ends ? Deno.errors.UnexpectedEof : Deno.errors.BrokenPipe,
+    );
+    assert(one.closed);
+    // What was not sent goes out again, since the connection had answered.
+    await ticks();
+    const [, two] = network.conns as [StubConn, StubConn];
+    assertEquals(two.requests.toSorted(), ["c", "next"]);
+    two.respond("-", "-");
+    await Promise.all([refused, next]);
+    await client.close();
+    await time.pass(2000);
+    assertEquals(time.timers.running, 0);
+  });
+}
+
+Deno.test("A connection that dies while it retires gives its place back once", async () => {
+  using time = new FakeTime();
+  using network = new StubNetwork(() => new StubConn());
+  const client = new Client({
+    port: PORT,
+    maxCap: 1,
+    pipelining: 2,
+    maxLifetime: 1000,
+    requestTimeout: 0,
+  });
+  const sent = ["a", "b"].map((r) => outcomeOf(client.send(ascii(r))));
+  await ticks();
+  const inLine = client.send(ascii("in line"));
+  await time.pass(5000);
+  const [one] = network.conns as [StubConn];
+  one.respond("A");
+  await ticks();
+  // Too old for another, it waits for the one it has.
+  assertEquals(one.requests, ["a", "b"]);
+  assertEquals(client.stats().pool.open, 1);
+  one.deliver(new Deno.errors.ConnectionReset("reset"));
+  await ticks();
+  assertInstanceOf(await sent[1], ConnectionLostError);
+  assertEquals(client.stats().pool.open, 1);
+  assertEquals(network.conns[1]!.requests, ["in line"]);
+  network.conns[1]!.respond("-");
+  await inLine;
+  await sent[0];
+  await client.close();
+  assertEquals(client.stats().pool.open, 0);
+});
+
+Deno.test("A client killed between a dial and its request rejects the request and closes the connection", async () => {
+  for (const hook of ["dial", "opened", "waited"]) {
+    using network = new StubNetwork();
+    const kill = () => {
+      client.close({ signal: AbortSignal.abort("killed") });
+    };
+    const client: Client = new Client({
+      port: PORT,
+      maxCap: 1,
+      hooks: hook === "dial" ? { dial: kill } : { pool: { [hook]: kill } },
+    });
+    const sent = ["a", "b"].map((r) => outcomeOf(client.send(ascii(r))));
+    for (const error of await Promise.all(sent)) {
+      // The first of those in line may have been waited for, and is served.
+      if (hook === "waited" && error instanceof Uint8Array) continue;
+      assertInstanceOf(error, ClientClosedError);
+      assertEquals(error.cause, "killed");
+    }
+    await client.close();
+    assertEquals(network.conns.map(({ closed }) => closed), [true]);
+    const { inFlight, pool } = client.stats();
+    assertEquals([inFlight, pool.open], [0, 0]);
+  }
 });
