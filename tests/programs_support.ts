@@ -60,11 +60,11 @@ export class Program implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
-  /** Waits until its output matches. */
-  async says(pattern: RegExp): Promise<RegExpExecArray> {
+  /** Waits until its output, from some place on, matches. */
+  async says(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
     const deadline = performance.now() + PATIENCE;
     for (;;) {
-      const match = pattern.exec(this.#output);
+      const match = pattern.exec(this.#output.slice(from));
       if (match !== null) return match;
       if (!this.#alive) throw this.#failure(`ended without ${pattern}`);
       const left = deadline - performance.now();
@@ -146,10 +146,15 @@ async function within<T>(
   }
 }
 
+/** The text of a file in the examples' folder. */
+export function exampleText(name: string): string {
+  return Deno.readTextFileSync(new URL(`examples/${name}`, ROOT));
+}
+
 /** The words of the command in an example's first line. */
 export function exampleCommand(name: string): string[] {
-  const text = Deno.readTextFileSync(new URL(`examples/${name}`, ROOT));
-  const command = /^\/\/ (deno run .+)$/m.exec(text.split("\n")[0]!);
+  const [line] = exampleText(name).split("\n");
+  const command = /^\/\/ (deno run .+)$/.exec(line!);
   if (command === null) throw new Error(`${name} does not say how to run it`);
   return command[1]!.split(" ");
 }
