@@ -798,11 +798,15 @@ Deno.test("Without a good closeWrite, a connection is closed at once", async () 
     },
   ];
   for (const closeWrite of [null, ...variants]) {
+    using time = new FakeTime();
     const conn = new StubConnection({ closeWrite });
     conn.feed(wire([1]), BAD_HEADER);
-    await serveConnection(conn, (payload) => payload);
+    const done = serveConnection(conn, (payload) => payload);
+    await microtasks();
     assertEquals(heads(conn.answers()), [1]);
     assertEquals(conn.closes, 1);
+    await done;
+    assertEquals(time.timers, 0);
   }
 });
 

@@ -205,6 +205,10 @@ const BAD: [name: string, header: Uint8Array][] = [
   ["IPv6 cut short", v2(0x21, 0x21, ZEROS.slice(0, 70))],
   ["Unix cut short", v2(0x21, 0x31, ZEROS + ZEROS.slice(2))],
   ["longer than is read", v2(0x21, 0x11, new Uint8Array(4081))],
+  [
+    "longer than is read, as its first bytes say",
+    v2(0x21, 0x11, new Uint8Array(4081)).subarray(0, 16),
+  ],
 ];
 
 /** Serves one stub that delivers `reads`; returns what came of it. */

@@ -53,9 +53,15 @@ Deno.test("serve() listens where it is told to, or throws what Deno.listen throw
   await using first = serve({ hostname: "localhost" }, echo);
   const { hostname, port } = first.addr as Deno.NetAddr;
   assertThrows(() => serve({ hostname, port }, echo), Deno.errors.AddrInUse);
+  // Finished, by whatever way, means that the address is free.
   await first.shutdown();
-  await using second = serve({ hostname, port }, echo);
-  assertEquals(second.addr, first.addr);
+  const second = serve({ hostname, port }, echo);
+  using _peer = await Peer.connect(second);
+  await until(() => second.stats().connections === 1, "it is accepted");
+  second.close();
+  await second.finished;
+  await using third = serve({ hostname, port }, echo);
+  assertEquals(third.addr, first.addr);
 });
 
 Deno.test("serve() asks for a backlog of 511, and for a shared port only when told to", async () => {

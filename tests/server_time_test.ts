@@ -60,20 +60,18 @@ for (const [name, { begin, message }] of Object.entries(WAITS)) {
         const conn = new StubConnection({
           write: (p) => p[8] === 2 ? never : p.length,
         });
-        // A shorter limit of another kind makes for more looks, never fewer.
+        // A shorter limit of another kind makes for more looks.
         const other = name === "idleTimeout" ? "writeTimeout" : "idleTimeout";
+        const otherLimit = round === 3 ? limit / 3 : 0;
         const done = serveConnection(conn, echo, {
           ...OFF,
           [name]: limit,
-          [other]: round === 3 ? limit : 0,
+          [other]: otherLimit,
           onError: (error) => void errors.push(error),
         });
         // Any moment between two looks, but before it is idle for too long.
-        await time.advance(
-          name === "idleTimeout" || round === 3
-            ? random.next() * limit * 0.9
-            : random.next() * 200_000,
-        );
+        const most = name === "idleTimeout" ? limit : otherLimit || 200_000;
+        await time.advance(random.next() * 0.9 * most);
         begin(conn);
         await microtasks();
         const start = time.now;
@@ -427,6 +425,25 @@ Deno.test("Server.shutdown() ends in time although a peer does not end its side"
   assertEquals(time.timers, 0);
 });
 
+Deno.test("Server.shutdown() reads on for two turns in which nothing comes", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({}, echo);
+  const conns = [new StubConnection(), new StubConnection()];
+  listener.push(...conns);
+  await microtasks();
+  const shutdown = server.shutdown();
+  // Due in the same turn as the server's own look, and after it.
+  setTimeout(() => {
+    conns[0]!.feed(wire([1]));
+    setTimeout(() => conns[1]!.feed(wire([2])), 0);
+  }, 0);
+  await time.advance(0);
+  assertEquals(conns.map((conn) => heads(conn.answers())), [[1], [2]]);
+  await shutdown;
+  assertEquals(time.timers, 0);
+});
+
 Deno.test("Server.shutdown() does not wait for a peer that never stops sending", async () => {
   using time = new FakeTime();
   using listener = new FakeListener();
@@ -520,7 +537,7 @@ for (const [name, error] of PER_CONNECTION) {
     using listener = new FakeListener();
     const server = serve({ onError: () => assert(false) }, echo);
     const conns: StubConnection[] = [];
-    for (let i = 0; i < 30; i++) {
+    for (let i = 0; i < 40; i++) {
       const conn = new StubConnection();
       conn.feed(wire([i]), null);
       conns.push(conn);
@@ -528,13 +545,13 @@ for (const [name, error] of PER_CONNECTION) {
     }
     // No time passes, and no timer is asked for.
     await microtasks();
-    for (let i = 0; i < 20; i++) await microtasks();
+    for (let i = 0; i < 30; i++) await microtasks();
     for (const [i, conn] of conns.entries()) {
       assertEquals(heads(conn.answers()), [i]);
     }
     assertEquals(time.delays, []);
     const { acceptErrors, totalConnections, errors } = server.stats();
-    assertEquals([acceptErrors, totalConnections, errors], [90, 30, 0]);
+    assertEquals([acceptErrors, totalConnections, errors], [120, 40, 0]);
     await server.shutdown();
   });
 }
@@ -578,6 +595,19 @@ Deno.test("A shutdown during a backoff ends it, and the end of a connection make
   await microtasks();
   assertEquals(time.timers, 0);
   assertEquals(listener.accepts, 4);
+});
+
+Deno.test("A backoff keeps the process alive only if the server does", async () => {
+  for (const refed of [true, false]) {
+    using time = new FakeTime();
+    using listener = new FakeListener();
+    const server = serve({}, echo);
+    if (!refed) server.unref();
+    listener.push(EMFILE);
+    await microtasks();
+    assertEquals([time.timers, time.refed], [1, refed ? 1 : 0]);
+    await server.shutdown();
+  }
 });
 
 Deno.test("On the real clock, silent, slow and deaf peers are cut, and others live", async () => {
