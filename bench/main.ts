@@ -10,10 +10,11 @@ import { growth } from "./part_growth.ts";
 import { memory } from "./part_memory.ts";
 import { pool } from "./part_pool.ts";
 import { server } from "./part_server.ts";
+import { spike } from "./pool_spike.ts";
 import { Progress } from "./progress.ts";
 import { formatChart, formatPage, formatTable, type Report } from "./report.ts";
 
-const PARTS: readonly Part[] = [server, client, pool, memory, growth];
+const PARTS: readonly Part[] = [server, client, pool, spike, memory, growth];
 
 const names = PARTS.map(({ name }) => name);
 const unknown = Deno.args.filter((name) => !names.includes(name));

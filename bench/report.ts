@@ -126,8 +126,8 @@ ${body.join("\n")}
 `;
 }
 
-const WIDTH = 760;
-const LABEL_WIDTH = 270;
+const WIDTH = 800;
+const LABEL_WIDTH = 300;
 const BAR_WIDTH = 330;
 
 function text(x: number, y: number, words: string, style: string): string {
