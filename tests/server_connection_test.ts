@@ -98,6 +98,33 @@ Deno.test("Responses to the requests of one read leave in one write", async () =
   }
 });
 
+Deno.test("What connections have read in one turn is handled before anything is written", async () => {
+  const events: string[] = [];
+  const conns = range(0, 2).map((i) =>
+    new StubConnection({
+      write(p) {
+        events.push(`write ${i}`);
+        return p.length;
+      },
+    })
+  );
+  const all = conns.map((conn, i) =>
+    serveConnection(conn, (payload) => {
+      events.push(`handle ${i}`);
+      return payload;
+    })
+  );
+  await microtasks();
+  for (const conn of conns) conn.feed(wire([1]));
+  await microtasks();
+  for (const conn of conns) conn.feed(null);
+  await Promise.all(all);
+  assertEquals(events, [
+    ...range(0, 2).map((i) => `handle ${i}`),
+    ...range(0, 2).map((i) => `write ${i}`),
+  ]);
+});
+
 Deno.test("A response does not wait for a handler that is at work", async () => {
   for (const concurrency of [1, 4]) {
     const gate = Promise.withResolvers<void>();

@@ -575,6 +575,20 @@ Deno.test("An accept that fails for ever does not spin", async () => {
   await server.finished;
 });
 
+Deno.test("Accepting does not pause for failures that each had to be waited for", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({ onError: () => assert(false) }, echo);
+  for (let i = 0; i < 120; i++) {
+    await time.advance(5);
+    listener.push(new Deno.errors.NotConnected("x"));
+    await microtasks();
+    assertEquals(listener.accepts, i + 2);
+  }
+  assertEquals(time.delays, []);
+  await server.shutdown();
+});
+
 Deno.test("A shutdown during a backoff ends it, and the end of a connection makes for another try", async () => {
   using time = new FakeTime();
   using listener = new FakeListener();
