@@ -60,7 +60,7 @@ testPeers("A Client pipelines to dnsmasq", ["dnsmasq"], async ({ dnsmasq }) => {
   const ask = async (id: number) => {
     const query = new TextEncoder().encode(
       `..\x01\0\0\x01\0\0\0\0\0\0\x06host${
-        10 + id % 90
+        10 + id
       }\x04many\x04test\0\0\x01\0\x01`,
     );
     new DataView(query.buffer).setUint16(0, id);
@@ -76,8 +76,8 @@ testPeers("A Client pipelines to dnsmasq", ["dnsmasq"], async ({ dnsmasq }) => {
     assertEquals(view.getUint16(6), 1);
     assertEquals(answer.subarray(-4), Uint8Array.of(192, 0, 2, 3));
   };
-  // dnsmasq closes a connection after 100 queries.
-  await Promise.all(Array.from({ length: 150 }, (_, id) => ask(id)));
+  // Fewer than 100, after which dnsmasq closes a connection.
+  await Promise.all(Array.from({ length: 90 }, (_, id) => ask(id)));
   assertEquals(client.stats().pool.openedCount, 2);
   assertStringIncludes(
     server.output,
