@@ -62,7 +62,7 @@ for (const [name, { begin, message }] of Object.entries(WAITS)) {
         });
         // A shorter limit of another kind makes for more looks.
         const other = name === "idleTimeout" ? "writeTimeout" : "idleTimeout";
-        const otherLimit = round === 3 ? limit / 3 : 0;
+        const otherLimit = round === 3 ? limit / 7 : 0;
         const done = serveConnection(conn, echo, {
           ...OFF,
           [name]: limit,
