@@ -245,6 +245,35 @@ Deno.test("A thousand connections that announce 16 MiB and send nothing cost no 
   });
 });
 
+Deno.test("Frames that are sent but for their end cost what was sent, and not much more", async () => {
+  const count = longRun() ? 32 : 4;
+  await beside({}, async (traffic, flood) => {
+    await flood.connect(count);
+    const before = await figuresOf(traffic.client);
+    const most = encodeFrame(new Uint8Array(16 * MIB)).subarray(0, 15 * MIB);
+    await Promise.all(flood.conns.map(async (conn) => {
+      for (let at = 0; at < most.length;) {
+        at += await conn.write(most.subarray(at));
+      }
+    }));
+    const sent = count * most.length;
+    let after = await figuresOf(traffic.client);
+    while (after.stats.bytesIn < before.stats.bytesIn + sent) {
+      await sleep(20);
+      after = await figuresOf(traffic.client);
+    }
+    flood.watch();
+    const grown = after.memory.rss - before.memory.rss;
+    await traffic.beside("Frames of 16 MiB without their end", () => ({
+      connections: count,
+      "MiB sent": sent / MIB,
+      "MiB grown": grown / MIB,
+    }));
+    assertEquals(flood.cut, 0);
+    assertLess(grown, 1.5 * sent + 64 * MIB);
+  });
+});
+
 Deno.test("Connections that never read are held back, and cost bounded memory", async () => {
   // The system, too, keeps megabytes for each, and takes its time for them.
   const count = longRun() ? 100 : 30;

@@ -168,9 +168,9 @@ async function whileGoing(
   interval: number,
   act: () => void | Promise<void>,
 ): Promise<void> {
-  for (let next = begun + interval; next < begun + duration; next += interval) {
-    await act();
+  for (let next = begun; next < begun + duration; next += interval) {
     await sleep(next - performance.now());
+    await act();
   }
 }
 
@@ -204,7 +204,7 @@ function judgeMemory(): boolean {
     samples.reduce((sum, { used }) => sum + used, 0) / samples.length;
   const growth = mean(quarter(3)) - mean(quarter(1));
   const most = MAX_GROWTH + minutes * MAX_GROWTH_PER_MINUTE;
-  if (Number.isNaN(growth)) {
+  if (minutes < 1) {
     console.log("Too short a time to judge the memory");
     return false;
   }
