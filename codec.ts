@@ -163,8 +163,9 @@ export class FrameError extends Error {
 
 /** A frame is longer than {@linkcode FrameOptions.maxFrameLength}. */
 export class FrameTooLargeError extends FrameError {
-  /** Bytes after the length field, as announced or as given to encode; a
-   * bigint where a number could not hold it exactly. */
+  /** Bytes after the length field, as announced or as given to encode. A
+   * bigint where a number could not hold it exactly: for a field over 2^53-1
+   * its own value, which no adjustment makes acceptable. */
   readonly length: number | bigint;
   /** The limit in bytes that it exceeds. */
   readonly limit: number;
@@ -1155,10 +1156,7 @@ function checkPayload(layout: Layout, payload: Uint8Array): number {
 function readFrameLength(layout: Layout, chunk: Uint8Array, at: number) {
   const value = readLengthField(layout, chunk, at + layout.offset);
   if (typeof value === "bigint") {
-    throw new FrameTooLargeError(
-      value + BigInt(layout.adjustment),
-      layout.maxLength,
-    );
+    throw new FrameTooLargeError(value, layout.maxLength);
   }
   const body = value + layout.adjustment;
   if (body > layout.maxLength) {

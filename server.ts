@@ -89,7 +89,10 @@ export interface HandlerContext {
   readonly remoteAddr: Deno.Addr;
   /** This side's address; likewise. */
   readonly localAddr: Deno.Addr;
-  /** Aborts when the connection or the server goes. */
+  /** Aborts when the connection or the server goes. A peer that only closes
+   * its writing side may still wait for responses, and on the wire a peer that
+   * has exited looks the same until something is written to it: bound what a
+   * handler waits for by time as well. */
   readonly signal: AbortSignal;
 }
 
@@ -126,8 +129,9 @@ export interface ConnectionOptions extends FrameOptions {
   signal?: AbortSignal;
   /**
    * Told of what went wrong: a handler that threw, a frame that could not be
-   * read, a timeout, an accept that failed for want of resources (which has
-   * no context). A peer that disconnects is no error.
+   * read, a timeout within one, of a write or of a handshake, an accept that
+   * failed for want of resources (which has no context). A peer that
+   * disconnects is no error, nor is the end of an idle connection.
    *
    * For a handler's error it may return bytes (or a promise of them): they
    * are the response, and the connection lives. Otherwise the connection is
@@ -255,7 +259,7 @@ export interface ServerStats {
   /** Bytes written to connections. */
   bytesOut: number;
   /** Handlers that failed, and connections that were cut for a bad frame, a
-   * timeout or a failed handshake. */
+   * timeout (but that of an idle connection) or a failed handshake. */
   errors: number;
   /** Accepts that failed. */
   acceptErrors: number;
@@ -270,7 +274,9 @@ export interface Server extends AsyncDisposable {
   /**
    * Ends gracefully: stops accepting, ends idle connections at once, lets
    * requests already received finish and their responses leave, and forces
-   * what is left after `shutdownTimeout`.
+   * what is left after `shutdownTimeout`. Received is what was read: a
+   * connection whose handlers are busy reads ahead no more than 64 KiB. A peer
+   * that was sending has half a second to take its responses and close.
    *
    * @param options `signal`: forces at once when it aborts.
    * @returns Once every connection has ended; a second call joins the first.

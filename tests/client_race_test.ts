@@ -141,6 +141,7 @@ Deno.test("What a write took in part, after the connection was lost, counts as n
   const [one] = network.conns as [StubConn];
   one.hold = true;
   const large = client.send(new Uint8Array(100_000));
+  await ticks();
   one.take();
   await ticks();
   assertEquals(one.taken + one.offered, 8 + 5 + 8 + 100_000);

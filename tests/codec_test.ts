@@ -780,7 +780,7 @@ Deno.test("An eight-byte field is judged before it is a number that could be rou
     [
       "00200000 00000001",
       { lengthAdjustment: -most, maxFrameLength: most },
-      2n,
+      2n ** 53n + 1n,
     ],
     // nor does one push a field below 2^53 over it and have it rounded down.
     [
