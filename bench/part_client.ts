@@ -4,7 +4,7 @@ import { Child } from "./child.ts";
 import { interleave, ratio, spread } from "./measure.ts";
 import type { Findings, Measurement, Part, Step } from "./measure.ts";
 
-const ROUNDS = 16;
+const ROUNDS = 15;
 const SECONDS = 0.35;
 
 export const client: Part = {

@@ -4,7 +4,7 @@ import { Child } from "./child.ts";
 import { interleave, ratesOf, ratio, spread } from "./measure.ts";
 import type { Findings, Measurement, Part, Step } from "./measure.ts";
 
-const ROUNDS = 18;
+const ROUNDS = 15;
 const SECONDS = 0.3;
 
 const ONE: Shape = { connections: 32, batch: 1, payload: 64 };
