@@ -401,8 +401,8 @@ export class Pool<T> implements AsyncDisposable {
   //
   //   state     event                            next
   //   (none)    factory delivers                 loose
-  //   loose     settled, at once                 borrowed by the first waiter, idle, closing
-  //   borrowed  put                              loose
+  //   loose     settled, at once                 borrowed by the next, idle or closing
+  //   borrowed  put, and so settled              borrowed by the next, idle or closing
   //   borrowed  discard                          closing
   //   idle      lent, nothing to verify          borrowed
   //   idle      lent, ping due                   pinging
@@ -666,7 +666,6 @@ export class Pool<T> implements AsyncDisposable {
   put(resource: T): void {
     const entry = this.#borrowed(resource);
     const { trace } = entry;
-    entry.state = "loose";
     this.#settle(entry, this.#timed ? this.#clock.atLeast() : 0);
     if (trace?.reported) this.#reportReturn(trace);
   }
@@ -850,6 +849,7 @@ export class Pool<T> implements AsyncDisposable {
       const stop = () => this.#abandon(signal.reason);
       const forget = () => signal.removeEventListener("abort", stop);
       signal.addEventListener("abort", stop);
+      // Also handles the rejection, for who does not await the close.
       closed.then(forget, forget);
       if (signal.aborted) stop();
     }
@@ -1256,13 +1256,12 @@ export class Pool<T> implements AsyncDisposable {
       this.#drained = resolve;
       this.#abandon = reject;
     });
-    // Who does not await the close is not to be ended by its rejection.
-    this.#closed.catch(noop);
+    const error = new PoolClosedError();
     this.#generation++;
     this.#wanted = 0;
     this.#stop();
     for (let waiter; (waiter = this.#line.first()) !== undefined;) {
-      this.#leave(waiter, new PoolClosedError());
+      this.#leave(waiter, error);
     }
     for (const entry of [...this.#entries.values()]) {
       // What is pinged is no borrower's; nobody needs the answer any more.
@@ -1271,7 +1270,7 @@ export class Pool<T> implements AsyncDisposable {
       }
     }
     for (const call of [...this.#openings]) {
-      call.controller.abort(new PoolClosedError());
+      call.controller.abort(error);
     }
     this.#freed();
     return this.#closed;
