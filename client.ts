@@ -411,7 +411,8 @@ export class Client implements AsyncDisposable {
     }
     const { pipelining = 1, idempotent = false, onError, hooks } = options;
     this.#dialler = new Dialler(options);
-    this.#frame = options;
+    // Connections to come are to agree with it, whatever becomes of the object.
+    this.#frame = { ...options };
     this.#judge = new FrameEncoder(options);
     checkInteger("pipelining", pipelining, 1, Number.MAX_SAFE_INTEGER);
     this.#pipelining = pipelining;
@@ -1453,7 +1454,7 @@ function checkDelay<K extends string>(
   options: { [P in K]?: number },
   defaultValue: number,
 ): number {
-  const value = options[name] ?? defaultValue;
+  const { [name]: value = defaultValue } = options;
   if (typeof value !== "number") {
     throw new TypeError(
       `Option ${name} must be a number, received ${String(value)}`,

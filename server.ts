@@ -750,6 +750,7 @@ class Connection {
 
   #handle(frame: Uint8Array<ArrayBuffer>): void {
     this.#stats.requests++;
+    this.#stats.inFlight++;
     let result: unknown;
     try {
       const { handler } = this.#limits;
@@ -759,6 +760,7 @@ class Connection {
         const nothing = result === undefined || result === null;
         if (this.#first === null) {
           if (!nothing) this.#encoder.push(result as Uint8Array);
+          this.#stats.inFlight--;
           return;
         }
         if (!nothing) this.#encoder.measure(result as Uint8Array);
@@ -771,7 +773,6 @@ class Connection {
     else this.#last.next = slot;
     this.#last = slot;
     this.#slots++;
-    this.#stats.inFlight++;
     if (isThenable(result)) this.#await(slot, result);
     else this.#settle(slot, result);
   }
@@ -1582,7 +1583,9 @@ function isDisconnect(error: unknown): boolean {
     error instanceof errors.NotConnected ||
     error instanceof errors.UnexpectedEof ||
     error instanceof errors.Interrupted ||
-    error instanceof errors.BadResource;
+    error instanceof errors.BadResource ||
+    // TCP's own probes were not answered; a limit of ours carries no code.
+    (error instanceof Error && "code" in error && error.code === "ETIMEDOUT");
 }
 
 /** Whether an accept failed for want of descriptors or memory. Some of these

@@ -12,6 +12,7 @@ import {
   assertInstanceOf,
   assertLessOrEqual,
   assertMatch,
+  assertRejects,
   assertStrictEquals,
   assertStringIncludes,
   assertThrows,
@@ -1346,4 +1347,27 @@ Deno.test("Requests in flight keep the process alive, idle connections and timer
   assertEquals(lines, ["2 idle", "pong:a", "pong:b"]);
   server[Symbol.dispose]();
   await serving;
+});
+
+Deno.test("A client reads its options once", async () => {
+  using network = new StubNetwork();
+  const options: ClientOptions = { port: PORT, maxCap: 2 };
+  const client = new Client(options);
+  options.lengthFieldLength = 1;
+  options.port = 10;
+  assertEquals(textOf(await client.send(ascii("a"))), "pong:a");
+  assertEquals(network.requests, ["a"]);
+  await client.close();
+});
+
+Deno.test("A duration that is null is refused, not taken for the default", async () => {
+  const port = PORT;
+  const requestTimeout = null as unknown as number;
+  assertThrows(() => new Client({ port, requestTimeout }), TypeError);
+  const client = new Client({ port });
+  await assertRejects(
+    () => client.send(new Uint8Array(), { timeout: requestTimeout }),
+    TypeError,
+  );
+  await client.close();
 });

@@ -1192,3 +1192,20 @@ Deno.test("serveConnection() rejects bad options before it touches the connectio
     "Handler must be a function, received 7",
   );
 });
+
+Deno.test("A connection whose peer no longer answers TCP's probes is no error", async () => {
+  const reported: unknown[] = [];
+  const gone = Object.assign(new Deno.errors.TimedOut("os error 110"), {
+    code: "ETIMEDOUT",
+  });
+  await serveConnection(
+    {
+      read: () => Promise.reject(gone),
+      write: (p) => Promise.resolve(p.length),
+      close() {},
+    },
+    () => null,
+    { onError: (error) => reported.push(error) },
+  );
+  assertEquals(reported, []);
+});

@@ -9,6 +9,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { concat } from "@std/bytes";
+import { Client } from "../client.ts";
 import type { FrameOptions } from "../codec.ts";
 import {
   type Handler,
@@ -615,4 +616,18 @@ Deno.test("Idle connections are small, whatever they have carried", async () => 
   assertLessOrEqual(pinned(), 900 * 2 * KIB + 100 * 80 * KIB);
   server.close();
   await server.finished;
+});
+
+Deno.test("Server.stats() counts a request as in flight while its handler runs", async () => {
+  const seen: number[] = [];
+  await using server = serve({}, (payload) => {
+    seen.push(server.stats().inFlight);
+    return payload;
+  });
+  await using client = new Client({
+    port: (server.addr as Deno.NetAddr).port,
+  });
+  await client.send(new Uint8Array(1));
+  assertEquals(seen, [1]);
+  assertEquals(server.stats().inFlight, 0);
 });
