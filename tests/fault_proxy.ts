@@ -121,12 +121,15 @@ export class FaultProxy {
   async heal(): Promise<void> {
     this.#mix = NOTHING;
     await this.#refusing;
-    const broken: Promise<void>[] = [];
+    const pending: Promise<unknown>[] = [];
     for (const link of this.#links) {
       link.heal();
-      if (link.broken) broken.push(link.ended);
+      pending.push(link.broken ? link.ended : link.idle);
     }
-    await Promise.all(broken);
+    await Promise.all(pending);
+    // Behind what was held back, ends may have waited: some turns of the event
+    // loop carry them through.
+    for (let turn = 0; turn < 20; turn++) await sleep(0);
   }
 
   /** Begins the faults, or goes on with others. */
@@ -218,6 +221,8 @@ class Link {
   readonly ended: Promise<void>;
   /** A direction has ended before its time. */
   broken = false;
+  /** Resolves when what has come so far has been handed on. */
+  idle: Promise<void> = Promise.resolve();
   readonly #client: Socket;
   readonly #server: Socket;
   readonly #random: Random;
@@ -277,7 +282,9 @@ class Link {
         // One chunk at a time: the kernel keeps the rest.
         from.pause();
         under = true;
-        await this.#forward(chunk, passed, to, down);
+        const forwarded = this.#forward(chunk, passed, to, down);
+        this.idle = Promise.all([this.idle, forwarded]).then(noop);
+        await forwarded;
         passed += chunk.length;
         under = false;
         if (done) resolve();

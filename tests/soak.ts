@@ -23,9 +23,8 @@ import {
 
 /** Milliseconds between two lines, and two looks at the memory. */
 const INTERVAL = 5_000;
-/** Of each cycle, faults for so long, then peace for the rest. */
-const CYCLE = 10_000;
-const HARM = 8_000;
+/** Milliseconds of faults before a moment of peace. */
+const CYCLE = 8_000;
 /** What memory may grow by between the second and the last quarter: some
  * noise, and little for each minute. Ten bytes a request would be more. */
 const MAX_GROWTH = 4 * MIB;
@@ -77,20 +76,13 @@ const load = clients.map((client, i) =>
 const memory: { at: number; used: number; rss: number }[] = [];
 
 console.log(`Seed ${seed}, ${minutes} minutes`);
-await Promise.all([
-  ...load.map((traffic) => traffic.run(goesOn)),
-  whileGoing(INTERVAL, tell),
-  whileGoing(CYCLE, cycle),
-]);
+tell();
+const ticking = setInterval(tell, INTERVAL);
+while (goesOn()) await cycle();
+clearInterval(ticking);
 
 // Everything ends, and nothing is left.
-await proxy.heal();
 for (const client of clients) {
-  await probe(client);
-  const { inFlight, pool } = client.stats();
-  if (inFlight + pool.inUse + pool.waiting + pool.opening > 0) {
-    ledger.breach(`Left in a client: ${JSON.stringify(client.stats())}`);
-  }
   await client.close();
   if (client.stats().pool.open > 0) ledger.breach("A connection is left open");
 }
@@ -140,19 +132,27 @@ async function stopServer(server: Server): Promise<void> {
 /** Faults, in the middle of them a new server, then peace. */
 async function cycle(): Promise<void> {
   proxy.harm();
-  await sleep(HARM / 2);
+  const end = performance.now() + CYCLE;
+  const running = load.map((traffic) =>
+    traffic.run(() => performance.now() < end && goesOn())
+  );
+  await sleep(CYCLE / 2);
   const old = server;
   server = startServer();
   proxy.target = portOf(server);
   await stopServer(old);
   restarts++;
-  await sleep(HARM / 2);
+  await Promise.all(running);
   await proxy.heal();
   await Promise.all(clients.map(probe));
 }
 
-/** When there are no faults, requests are answered. */
+/** When there are no faults, requests are answered, and nothing is left. */
 async function probe(client: Client): Promise<void> {
+  const { inFlight, pool } = client.stats();
+  if (inFlight + pool.inUse + pool.waiting > 0) {
+    ledger.breach(`Left in a client: ${JSON.stringify(client.stats())}`);
+  }
   for (let i = 0; i < 20; i++) {
     const id = ledger.issue();
     try {
@@ -161,16 +161,6 @@ async function probe(client: Client): Promise<void> {
     } catch (error) {
       ledger.breach(`Request ${id} failed without a fault: ${error}`);
     }
-  }
-}
-
-async function whileGoing(
-  interval: number,
-  act: () => void | Promise<void>,
-): Promise<void> {
-  for (let next = begun; next < begun + duration; next += interval) {
-    await sleep(next - performance.now());
-    await act();
   }
 }
 
