@@ -62,11 +62,10 @@ let heldPort = 0;
 let grpcClient: GrpcClient | undefined;
 
 await answer({
-  /** Keeps so many connections to one server; returns their number. */
-  async hold(port: number, count: number): Promise<number> {
-    if (port !== heldPort) { for (const conn of held.splice(0)) conn.close(); }
+  /** Keeps so many connections, to one server. */
+  async hold(port: number, count: number): Promise<void> {
+    for (const conn of held.splice(port === heldPort ? count : 0)) conn.close();
     heldPort = port;
-    for (const conn of held.splice(count)) conn.close();
     const request = makeFrames(makePayload(64), 1);
     // Few at a time: a full backlog would drop them, for a second each.
     while (held.length < count) {
@@ -77,7 +76,6 @@ await answer({
         await mustRead(conn, new Uint8Array(request.length));
       });
     }
-    return held.length;
   },
 
   /** Frames, a batch at a time on each connection; answers per second. */

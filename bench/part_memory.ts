@@ -5,8 +5,9 @@ import { interleave, ratio, spread } from "./measure.ts";
 import type { Findings, Measurement, Part, Step } from "./measure.ts";
 
 const ROUNDS = 2;
-/** Fewer where the system allows no more. */
 const CONNECTIONS = 8000;
+/** What these cost is code, and does not count. */
+const FIRST = 100;
 /** For what is left to do in the background, in milliseconds. */
 const REST = 700;
 
@@ -23,29 +24,27 @@ interface Usage {
 
 async function run(step: Step): Promise<Findings> {
   await using load = new Child("load.ts");
-  let connections = CONNECTIONS;
   /** Bytes of resident memory for each connection, in a server of its own. */
   const cost = (name: string): Measurement => async () => {
     await using server = new Child("servers.ts");
     const port = await server.call<number>("serve", name);
-    // What the first connections cost is code.
-    await load.call("hold", port, 100);
+    await load.call("hold", port, FIRST);
     await rest();
     const before = await server.call<Usage>("usage");
-    connections = await load.call<number>("hold", port, connections);
+    await load.call("hold", port, CONNECTIONS);
     await rest();
     const after = await server.call<Usage>("usage");
-    return (after.rss - before.rss) / (connections - 100);
+    return (after.rss - before.rss) / (CONNECTIONS - FIRST);
   };
   const bytes = await interleave(
     { wirepool: cost("wirepool"), raw: cost("raw 4 KiB") },
     ROUNDS,
-    () => step(`${connections} idle connections`),
+    () => step(`${CONNECTIONS} idle connections`),
   );
   return {
     rows: [{
       what:
-        `${connections} idle connections, of a raw loop with a 4 KiB read pending`,
+        `${CONNECTIONS} idle connections, of a raw loop with a 4 KiB read pending`,
       figure: ratio(bytes.wirepool, bytes.raw),
       unit: "×",
       most: 1,
