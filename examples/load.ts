@@ -39,7 +39,7 @@ let { duration: end } = options, requests = 0;
 Deno.addSignalListener("SIGINT", () => end = 0);
 const start = performance.now();
 const seconds = () => (performance.now() - start) / 1_000;
-const over = Deno.stdout.isTerminal() ? "\x1b[A" : ""; // The line before.
+const over = Deno.stdout.isTerminal() ? "\x1b[A\x1b[K" : ""; // The line before.
 const timer = setInterval(() => {
   console.log(`${over}${seconds().toFixed()} s: ${outcomes.answers} answers`);
 }, 1_000);
