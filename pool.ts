@@ -208,7 +208,8 @@ export interface PoolGetOptions {
   /** Gives up when aborted: the get rejects with `signal.reason`. */
   signal?: AbortSignal;
   /**
-   * Milliseconds the get may take in all; 0 for ever.
+   * Milliseconds the get may take in all; 0 for ever. While gets with 16 other
+   * timeouts are in line, further ones are rounded up by at most 1/16.
    *
    * @default {getTimeout of the pool}
    */
@@ -371,6 +372,8 @@ const SHARING_LIMIT = 100;
  * - Every get settles once its timeout, its signal, the factory's outcome or the
  *   pool's close says so, also when a callback never ends.
  * - A callback may call any method of the pool, and may throw.
+ * - Limits are kept to the millisecond. Only a pool in constant use whose process
+ *   is suspended may lend a few resources, 16 at most, before it knows the time.
  *
  * The caller owns a resource from the moment the get resolves until the put or
  * discard, and must not touch it afterwards. The pool tells resources apart by
