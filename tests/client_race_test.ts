@@ -237,6 +237,7 @@ for (const ends of [true, false]) {
     const refused = outcomeOf(client.send(ascii("c")));
     await ticks();
     one.refuse(new Deno.errors.BrokenPipe("broken"));
+    await ticks();
     const next = client.send(ascii("next"));
     await time.pass(100);
     // It takes no more, and is still read from.

@@ -528,6 +528,58 @@ Deno.test("A request served by a shared connection leaves the dial that was begu
   await client.close();
 });
 
+Deno.test("A newcomer does not pass one whom a dial keeps waiting", async () => {
+  using network = silent();
+  const client = new Client({ port: PORT, maxCap: 2, pipelining: 4 });
+  const sent = [client.send(ascii("a"))];
+  await ticks();
+  const { promise: dialled, resolve: dial } = Promise.withResolvers<StubConn>();
+  using _connect = replace("connect", () => dialled);
+  for (const name of ["b", "c", "d"]) {
+    sent.push(client.send(ascii(name)));
+    await ticks();
+  }
+  // All places are taken now, so those who came first share the busy one, and
+  // the last waits for the dial that was begun for the first.
+  const [one] = network.conns as [StubConn];
+  assertEquals(one.requests, ["a", "b", "c"]);
+  const two = new StubConn();
+  dial(two);
+  await ticks();
+  assertEquals(two.requests, ["d"]);
+  one.respond("-", "-", "-");
+  two.respond("-");
+  await Promise.all(sent);
+  await client.close();
+});
+
+Deno.test("A dial that failed and a connection that ended leave room for others", async () => {
+  using network = silent();
+  const client = new Client({ port: PORT, maxCap: 2, pipelining: 4 });
+  {
+    using _refused = replace("connect", () => {
+      throw new Error("refused");
+    });
+    const sent = ["a", "b"].map((r) => rejection(client.send(ascii(r))));
+    for (const error of await Promise.all(sent)) {
+      assertInstanceOf(error, ConnectError);
+    }
+  }
+  for (let round = 0; round < 3; round++) {
+    const sent = ["a", "b"].map((r) => outcomeOf(client.send(ascii(r))));
+    await ticks();
+    const conns = network.conns.slice(2 * round);
+    assertEquals(conns.map(({ requests }) => requests.length), [1, 1]);
+    // One ends idle, and one with a request on it.
+    conns[0]!.respond("-");
+    for (const conn of conns) conn.deliver(null);
+    await Promise.all(sent);
+    await ticks();
+    assertEquals(client.stats().pool.open, 0);
+  }
+  await client.close();
+});
+
 Deno.test("At most maxWaiting requests wait for a connection", async () => {
   using network = silent();
   const client = new Client({ port: PORT, maxCap: 1, maxWaiting: 2 });
@@ -630,6 +682,33 @@ Deno.test("A large payload is written from where it stands", async () => {
   assertLessOrEqual(copies, 3 * 8 + 5 + 2 * 16 * 1024);
   assertEquals(conn.requests.length, 3);
   conn.respond("-", "-", "-");
+  await Promise.all(sent);
+  await client.close();
+});
+
+Deno.test("No more is encoded than fills a write: what is behind it can be taken back", async () => {
+  using network = silent();
+  const client = new Client({ port: PORT, maxCap: 1, pipelining: 100 });
+  const sent = [client.send(ascii("first"))];
+  await ticks();
+  const [conn] = network.conns as [StubConn];
+  conn.hold = true;
+  for (let i = 0; i < 40; i++) sent.push(client.send(new Uint8Array(4000)));
+  const controller = new AbortController();
+  const { signal } = controller;
+  const last = outcomeOf(client.send(ascii("last"), { signal }));
+  await ticks();
+  assertGreater(conn.offered, 16 * 1024);
+  assertLessOrEqual(conn.offered, 64 * 1024 + 4008);
+  controller.abort("taken back");
+  assertEquals(await last, "taken back");
+  while (await ticks().then(() => conn.offered > 0)) {
+    assertLessOrEqual(conn.offered, 64 * 1024 + 4008);
+    conn.take();
+  }
+  assertEquals(conn.requests.length, 41);
+  assertFalse(conn.requests.includes("last"));
+  conn.respond(...sent.map(() => "-"));
   await Promise.all(sent);
   await client.close();
 });

@@ -107,6 +107,55 @@ for (const [stage, { maxCap, pipelining, ...how }] of Object.entries(STAGES)) {
   });
 }
 
+Deno.test("No request times out early or late, whenever between two sweeps it came", async () => {
+  for (const timeout of [10, 100, 1000, 40_000]) {
+    using time = new FakeTime();
+    using _network = new StubNetwork(() => new StubConn());
+    const options = { maxCap: 1, pipelining: 100 };
+    const client = newClient({ ...options, requestTimeout: timeout });
+    const step = Math.max(1, timeout / 200);
+    const sent: Promise<void>[] = [];
+    // Over three sweeps at least, and well before the first is overdue.
+    for (let i = 0; i < 30; i++) {
+      const start = time.now;
+      const sending = fate(client.send(ascii("a")), time);
+      sent.push(sending.then(({ error, at }) => {
+        assertInstanceOf(error, RequestTimeoutError);
+        assertInTime(at - start, timeout);
+      }));
+      await time.pass(step);
+    }
+    await time.pass(latest(timeout));
+    await Promise.all(sent);
+    await end(client, time);
+  }
+});
+
+Deno.test("A request behind a write that hangs times out as others do, and is not sent", async () => {
+  using time = new FakeTime();
+  using network = new StubNetwork(() => {
+    const conn = new StubConn();
+    conn.hold = true;
+    return conn;
+  });
+  const client = newClient({ maxCap: 1, pipelining: 4 });
+  const blocker = client.send(new Uint8Array(200_000));
+  await time.pass(7);
+  const start = time.now;
+  const sent = fate(client.send(ascii("a"), { timeout: 100 }), time);
+  await time.pass(latest(100));
+  const { error, at } = await sent;
+  assertInstanceOf(error, RequestTimeoutError);
+  assertInTime(at - start, 100);
+  const [conn] = network.conns as [StubConn];
+  while (await ticks().then(() => conn.offered > 0)) conn.take();
+  assertEquals(conn.requests.length, 1);
+  conn.respond("-");
+  await blocker;
+  assert(!conn.closed);
+  await end(client, time);
+});
+
 Deno.test("A request's timeout covers its dial, its time in line and its answer together", async () => {
   for (
     const { maxCap, busyFor, dialFor } of [
@@ -147,7 +196,7 @@ Deno.test("A request that is sent again has no more time than it was given", asy
   // dialled for past the next one.
   const timeout = 10_000;
   const sweep = timeout / 20;
-  for (const lostAt of [1, sweep - 1, sweep + 1]) {
+  for (const lostAt of [1, sweep - 1, sweep + 1, timeout / 2]) {
     for (const dialFor of [0, sweep - 10, sweep + 10]) {
       using time = new FakeTime();
       using network = new StubNetwork();
