@@ -349,8 +349,9 @@ const LIFETIME_SPREAD = 0.1;
 const SPARE_WAITERS = 64;
 /** Timeouts of waiters kept apart exactly before further ones are rounded up. */
 const EXACT_QUEUES = 16;
-/** Clock readings within a tick that make a pool hot: a timer costs about twenty. */
-const HOT_READS = 32;
+/** Clock readings within a tick that make a pool hot. A timer that fires in an
+ * event loop busy with sockets costs microseconds, about a hundred readings. */
+const HOT_READS = 512;
 /** How long a hot pool may share a reading, and how often. */
 const TICK = 1;
 const SHARES = 16;

@@ -1879,7 +1879,7 @@ Deno.test("Pool with limits reads the clock once a get and once a put, and less 
   assertEquals(rig.clock.reads, before + 1);
   rig.pool.put(a!);
   assertEquals(rig.clock.reads, before + 2);
-  for (let i = 0; i < 50; i++) rig.pool.put(rig.pool.tryGet()!);
+  for (let i = 0; i < 300; i++) rig.pool.put(rig.pool.tryGet()!);
   before = rig.clock.reads;
   const sets = rig.clock.sets;
   for (let i = 0; i < 800; i++) rig.pool.put(rig.pool.tryGet()!);
