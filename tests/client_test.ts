@@ -566,8 +566,11 @@ Deno.test("A dial that failed and a connection that ended leave room for others"
     }
   }
   for (let round = 0; round < 3; round++) {
-    const sent = ["a", "b"].map((r) => outcomeOf(client.send(ascii(r))));
-    await ticks();
+    const sent: Promise<unknown>[] = [];
+    for (const name of ["a", "b"]) {
+      sent.push(outcomeOf(client.send(ascii(name))));
+      await ticks();
+    }
     const conns = network.conns.slice(2 * round);
     assertEquals(conns.map(({ requests }) => requests.length), [1, 1]);
     // One ends idle, and one with a request on it.
