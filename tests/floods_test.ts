@@ -128,9 +128,9 @@ class Flood {
 
   /** Connects, fewer at once than a listener has room for. */
   async connect(count: number): Promise<void> {
-    for (let left = count; left > 0; left -= 200) {
+    for (let left = count; left > 0; left -= 100) {
       const batch = Array.from(
-        { length: Math.min(200, left) },
+        { length: Math.min(100, left) },
         () => Deno.connect({ hostname: "127.0.0.1", port: this.#port }),
       );
       this.conns.push(...await Promise.all(batch));
@@ -192,8 +192,10 @@ function descriptorLimit(): number {
 const CLAIM = encodeFrame(new Uint8Array(16 * MIB)).slice(0, 8);
 
 Deno.test("Ten thousand idle connections cost the traffic beside them little", async () => {
-  // Half are for what else runs in this process.
-  const count = Math.min(10_000, Math.floor(descriptorLimit() / 2));
+  // Half the descriptors are for what else runs in this process; elsewhere the
+  // system's own tables are smaller than its limits say.
+  const most = Deno.build.os === "linux" ? 10_000 : 2_000;
+  const count = Math.min(most, Math.floor(descriptorLimit() / 2));
   await beside({}, async (traffic, flood) => {
     const before = await figuresOf(traffic.client);
     const start = performance.now();
@@ -334,7 +336,7 @@ Deno.test({
   ignore: windows, // No limit to set.
   async fn() {
     await beside({ descriptors: 128 }, async (traffic, flood, child) => {
-      await flood.connect(400);
+      await flood.connect(200);
       flood.watch();
       const exhausted = async () =>
         (await figuresOf(traffic.client)).stats.acceptErrors > 0;
@@ -343,7 +345,7 @@ Deno.test({
       assertLess(stats.connections, 128);
       await traffic.beside("Descriptors exhausted", () => ({
         accepted: stats.connections,
-        "waiting to be": 404 - stats.connections,
+        "waiting to be": 204 - stats.connections,
       }));
       // Nobody who was accepted has been dropped for it.
       assertEquals(flood.cut, 0);
