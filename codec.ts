@@ -571,6 +571,8 @@ export class FrameEncoder {
   #start = 0;
   #end = 0;
   #buffered = 0;
+  /** The slab that this encoder is counted as a user of. */
+  #share: Uint8Array<ArrayBuffer> = EMPTY;
   /** Length of the last chunk given out, the most that may be advanced. */
   #offered = 0;
 
@@ -639,7 +641,7 @@ export class FrameEncoder {
 
   /**
    * The next bytes to write, or `null` when nothing is left. The view stays
-   * good until it is advanced over; its memory is not reused after that.
+   * good until it is advanced over; its memory may be written again after that.
    */
   chunk(): Uint8Array | null {
     let chunk: Uint8Array | null = null;
@@ -673,13 +675,18 @@ export class FrameEncoder {
     } else {
       this.#sealed.shift();
     }
+    if (this.#buffered === 0) this.#release();
   }
 
   /** Takes `n` bytes of the shared slab for the open piece; returns where. */
   #reserve(n: number): number {
     if (n > slab.length - slabUsed) {
       slab = new Uint8Array(Math.max(SLAB_SIZE, n));
-      slabUsed = 0;
+      slabUsed = slabUsers = 0;
+    }
+    if (this.#share !== slab) {
+      this.#share = slab;
+      slabUsers++;
     }
     if (this.#slab !== slab || this.#end !== slabUsed) {
       this.#seal();
@@ -690,6 +697,12 @@ export class FrameEncoder {
     slabUsed += n;
     this.#end = slabUsed;
     return at;
+  }
+
+  /** Everything is written; the last to say so clears the slab. */
+  #release(): void {
+    if (this.#share === slab && --slabUsers === 0) slabUsed = 0;
+    this.#share = EMPTY;
   }
 
   /** Closes the open piece. */
@@ -715,10 +728,15 @@ export class FrameEncoder {
   }
 }
 
-/** Where all encoders of a process take room for small frames. A byte of it is
- * written once; a used-up slab lives only as long as a view on it. So an idle
- * encoder holds nothing, and nobody allocates per frame. */
+/** Where all encoders of a process take room for small frames: an idle encoder
+ * holds nothing, and nobody allocates per frame. The slab is filled from its
+ * start again whenever nothing in it is left to be written, so that as a rule
+ * one is enough, and stays in the processor's cache; one that cannot be cleared
+ * in time, because a peer reads slowly, is left to those who use it. */
 let slab: Uint8Array<ArrayBuffer> = EMPTY;
+/** Encoders that have bytes in the slab. One that is dropped with bytes in it
+ * is counted until the slab is full. */
+let slabUsers = 0;
 let slabUsed = 0;
 
 /** What {@linkcode FrameReader} reads from: `Deno.Conn` is one. */
