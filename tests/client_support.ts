@@ -10,6 +10,7 @@ import {
   type FrameOptions,
   FrameReader,
 } from "../codec.ts";
+import { freePort } from "./free_port.ts";
 
 /** Text as bytes; each character is one. */
 export function ascii(text: string): Uint8Array<ArrayBuffer> {
@@ -120,7 +121,12 @@ export class ScriptedServer {
   readonly peers: Peer[] = [];
 
   constructor(
-    listener: Deno.Listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    // Not of the system's choice: a client that dials again once this one has
+    // closed must not reach somebody else's.
+    listener: Deno.Listener = Deno.listen({
+      hostname: "127.0.0.1",
+      port: freePort(),
+    }),
   ) {
     this.#listener = listener;
   }

@@ -50,6 +50,7 @@ import {
   textOf,
   ticks,
 } from "./client_support.ts";
+import { freePort } from "./free_port.ts";
 import { eventually } from "./traffic.ts";
 
 const PORT = 9; // Of stubs, which nobody dials.
@@ -962,10 +963,7 @@ Deno.test("A signal keeps no listener of a request that ended in any other way",
 // Dialling ----------------------------------------------------------------------
 
 Deno.test("A connection that is refused rejects with ConnectError and the reason", async () => {
-  const { port } = (() => {
-    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    return listener.addr as Deno.NetAddr;
-  })();
+  const port = freePort();
   await using client = new Client({ port, maxCap: 2 });
   for (let i = 0; i < 3; i++) {
     const sent = [1, 2, 3].map(() => rejection(client.send(ascii("a"))));

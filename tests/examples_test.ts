@@ -11,9 +11,9 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { Client, serve } from "@wirepool/net";
+import { freePort } from "./free_port.ts";
 import {
   exampleCommand,
-  freePort,
   type Program,
   sleep,
   startExample,

@@ -11,6 +11,7 @@
  */
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { Random } from "./codec_support.ts";
+import { freePort } from "./free_port.ts";
 
 /** How a connection ends before its time, if it does. */
 const ENDS = [
@@ -101,7 +102,7 @@ export class FaultProxy {
     seed: number,
     mix: FaultMix = EVERYTHING,
   ): Promise<FaultProxy> {
-    return new FaultProxy(await listen(0), target, seed, mix);
+    return new FaultProxy(await listen(freePort()), target, seed, mix);
   }
 
   /** Connections that stand now. */
@@ -186,7 +187,7 @@ export class FaultProxy {
     this.#refusing = this.#refusing.then(async () => {
       this.#listener.close();
       await sleep(duration);
-      // Another process may have been given the port meanwhile.
+      // Another process may have taken the port meanwhile.
       for (;;) {
         try {
           this.#listener = await listen(this.port);

@@ -8,6 +8,7 @@ import { assertEquals, assertGreater } from "@std/assert";
 import { Client, type ClientOptions } from "../client.ts";
 import { ChildServer } from "./child_server.ts";
 import { chosenSeed, longRun } from "./codec_support.ts";
+import { freePort } from "./free_port.ts";
 import {
   eventually,
   isIdempotent,
@@ -30,8 +31,10 @@ Deno.test("A server killed and started again crosses no response, and is found a
   await seeded(chosenSeed(), async (random) => {
     const ledger = new Ledger(1 << 20);
     const handled = (id: number) => ledger.handle(id);
-    let child = await ChildServer.start({ ledger: true }, handled);
-    const { port } = child;
+    const port = freePort();
+    const start = () =>
+      ChildServer.start({ serve: { port }, ledger: true }, handled);
+    let child = await start();
 
     // The server is known to be there between these two.
     let backSince = performance.now();
@@ -83,10 +86,7 @@ Deno.test("A server killed and started again crosses no response, and is found a
       back = false;
       child.kill();
       await child.ended;
-      child = await ChildServer.start(
-        { serve: { port }, ledger: true },
-        handled,
-      );
+      child = await start();
       backSince = performance.now();
       back = true;
       probeDials = 0;
@@ -144,7 +144,10 @@ Deno.test({
       };
       /** Requests received by each server that was ever started. */
       const received: number[] = [];
-      const servers = [await startServer(0), await startServer(0)];
+      const servers = [
+        await startServer(freePort()),
+        await startServer(freePort()),
+      ];
       await using balancer = new Balancer(servers.map(({ port }) => port));
       const clients = [1, 8].map((pipelining) =>
         new Client({ port: balancer.port, maxCap: 8, pipelining })

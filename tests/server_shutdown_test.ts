@@ -6,6 +6,7 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import { type Handler, serve } from "../server.ts";
+import { freePort } from "./free_port.ts";
 import {
   exitCode,
   FakeListener,
@@ -122,7 +123,7 @@ Deno.test("Server.shutdown() ends idle connections at once, and cleanly", async 
 
 Deno.test("Server.shutdown() accepts nobody more", async () => {
   const gate = Promise.withResolvers<void>();
-  const server = serve({}, () => gate.promise);
+  const server = serve({ port: freePort() }, () => gate.promise);
   using peer = await Peer.connect(server);
   await peer.send(1);
   await until(() => server.stats().inFlight === 1, "it is at work");

@@ -1,12 +1,8 @@
 /** DNS over TCP: our client asks dnsmasq, and dig asks our server. */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Client } from "@wirepool/net";
-import {
-  freePort,
-  Program,
-  startExample,
-  testPeers,
-} from "../programs_support.ts";
+import { freePort } from "../free_port.ts";
+import { Program, startExample, testPeers } from "../programs_support.ts";
 
 async function startDnsmasq(path: string, port: number): Promise<Program> {
   const dnsmasq = new Program(path, [

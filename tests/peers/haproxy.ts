@@ -7,9 +7,9 @@ import { equals } from "@std/bytes";
 import { Client } from "@wirepool/net/client";
 import { encodeFrame, FrameReader } from "@wirepool/net/codec";
 import { serve } from "@wirepool/net/server";
+import { freePort } from "../free_port.ts";
 import {
   exampleText,
-  freePort,
   Program,
   sleep,
   startExample,

@@ -1,8 +1,8 @@
 /** The codec reads a real PostgreSQL server's messages. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { encodeFrame, FrameReader, FrameWriter } from "@wirepool/net/codec";
+import { freePort } from "../free_port.ts";
 import {
-  freePort,
   Program,
   type ProgramOptions,
   startExample,

@@ -1,12 +1,8 @@
 /** The generic pool over connections to a real Redis. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { Pool } from "@wirepool/net/pool";
-import {
-  freePort,
-  Program,
-  startExample,
-  testPeers,
-} from "../programs_support.ts";
+import { freePort } from "../free_port.ts";
+import { Program, startExample, testPeers } from "../programs_support.ts";
 
 async function startRedis(
   path: string,

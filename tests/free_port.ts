@@ -1,0 +1,20 @@
+/** Ports of systems' own choice begin beyond these. */
+const FIRST = 10_000;
+const LAST = 30_000;
+
+/**
+ * Returns a TCP port of the loopback that nobody listens on, and that the
+ * system gives to nobody who asks for any port: so that it is still free a
+ * moment later, and again after its listener has closed.
+ */
+export function freePort(): number {
+  for (;;) {
+    const port = FIRST + Math.floor(Math.random() * (LAST - FIRST));
+    try {
+      Deno.listen({ hostname: "127.0.0.1", port }).close();
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
+}
