@@ -224,7 +224,8 @@ export class TruncatedFrameError extends FrameError {
  * @throws {FrameTooLargeError} If more than `maxFrameLength` bytes come after
  * the length field.
  * @throws {InvalidFrameLengthError} If the length field cannot express the
- * length, or the payload is shorter than `lengthFieldOffset`.
+ * length, or the payload is shorter than `lengthFieldOffset`, or the frame is
+ * shorter than `initialBytesToStrip`, which its decoder would refuse.
  *
  * @example PostgreSQL: a type byte, then four bytes that count themselves
  * ```ts
@@ -303,6 +304,7 @@ export class FrameDecoder {
    * the full ones right before it. */
   #burst = 0;
   #wasFull = false;
+  /** Every call throws it, but those that take out what is still held. */
   #error: unknown = undefined;
   #failed = false;
 
@@ -430,12 +432,14 @@ export class FrameDecoder {
    * adjustment, or less than what is to be stripped.
    */
   decode(): Uint8Array<ArrayBuffer> | null {
-    this.#throwIfFailed();
     const start = this.#start;
     const held = this.#end - start;
     let length = this.#frameLength;
     if (length === 0) {
-      if (held < this.#layout.headerLength) return null;
+      if (held < this.#layout.headerLength) {
+        this.#throwIfFailed();
+        return null;
+      }
       try {
         length = readFrameLength(this.#layout, this.#chunk, start);
       } catch (error) {
@@ -486,8 +490,11 @@ export class FrameDecoder {
         at += length;
       }
     } catch (error) {
-      // Whole frames before it are still to be delivered, then the error.
-      if (at === this.#start) this.#fail(error);
+      if (at === this.#start) throw this.#fail(error);
+      // The whole frames before it are still to be delivered, then the error.
+      this.#end = at;
+      this.#failed = true;
+      this.#error = error;
       throw error;
     }
   }
@@ -524,7 +531,7 @@ export class FrameDecoder {
     this.#failed = true;
     this.#error = error;
     this.#hold(EMPTY);
-    this.#start = this.#end = 0;
+    this.#start = this.#end = this.#frameLength = 0;
     return error;
   }
 
@@ -749,6 +756,9 @@ export interface FrameSource {
   read(p: Uint8Array<ArrayBuffer>): Promise<number | null>;
 }
 
+/** What a read gives. */
+type Next = Uint8Array<ArrayBuffer> | null;
+
 /**
  * Reads frames from anything with a `read`, such as a `Deno.Conn`.
  *
@@ -780,7 +790,8 @@ export class FrameReader {
   /** Reads asked for and not settled, and the last of them; none is kept once
    * all have settled, since it would keep its frame alive. */
   #pending = 0;
-  #last: Promise<unknown> | undefined;
+  #last: Promise<Next> | undefined;
+  #started: ((read: Promise<Next>) => void) | undefined;
   #ended = false;
   #failed = false;
   #error: unknown = undefined;
@@ -808,11 +819,23 @@ export class FrameReader {
    */
   read(): Promise<Uint8Array<ArrayBuffer> | null> {
     const next = () => this.#read();
+    if (this.#pending++ > 0) {
+      if (this.#last === undefined) {
+        // The source has called back: the read that asks it is no promise yet.
+        const { promise, resolve } = Promise.withResolvers<Next>();
+        this.#last = promise;
+        this.#started = resolve;
+      }
+      return this.#last = this.#last.then(next, next);
+    }
     // A lone read starts at once; others wait for the one before them.
-    const result = this.#pending++ === 0
-      ? next()
-      : this.#last!.then(next, next);
-    this.#last = this.#pending > 0 ? result : undefined;
+    const result = next();
+    if (this.#started !== undefined) {
+      this.#started(result);
+      this.#started = undefined;
+    } else if (this.#pending > 0) {
+      this.#last = result;
+    }
     return result;
   }
 
@@ -824,7 +847,7 @@ export class FrameReader {
     for (let f = await this.read(); f !== null; f = await this.read()) yield f;
   }
 
-  async #read(): Promise<Uint8Array<ArrayBuffer> | null> {
+  async #read(): Promise<Next> {
     try {
       if (this.#failed) throw this.#error;
       for (let empty = 0;;) {
@@ -1010,32 +1033,34 @@ export class FrameDecoderStream
    */
   constructor(options?: FrameOptions) {
     const decoder = new FrameDecoder(options);
-    // The base passes the bytes on as they are; its readable end is replaced.
-    // A transform that enqueued its frames could not keep the promise above:
-    // an error drops whatever its queue still holds.
-    super();
-    const bytes = this.readable.getReader();
+    // The base takes the bytes and only says that some have come; its readable
+    // end is replaced. A transform that enqueued its frames could not keep the
+    // promise above: an error drops whatever its queue still holds.
+    super({
+      transform(chunk, controller) {
+        decoder.push(chunk);
+        controller.enqueue(EMPTY);
+      },
+      flush: () => decoder.finish(),
+    });
+    const arrivals = this.readable.getReader();
     const readable = new ReadableStream<Uint8Array<ArrayBuffer>>({
       async pull(controller) {
         try {
           for (;;) {
             const frame = decoder.decode();
             if (frame !== null) return controller.enqueue(frame);
-            const { done, value } = await bytes.read();
-            if (done) {
-              decoder.finish();
-              return controller.close();
-            }
-            decoder.push(value);
+            const { done } = await arrivals.read();
+            if (done) return controller.close();
           }
         } catch (error) {
           // The writing side learns of it too; when it was the one that
           // failed, this does nothing.
-          bytes.cancel(error).catch(noop);
+          arrivals.cancel(error).catch(noop);
           throw error;
         }
       },
-      cancel: (reason) => bytes.cancel(reason),
+      cancel: (reason) => arrivals.cancel(reason),
     }, { highWaterMark: 0 });
     Object.defineProperty(this, "readable", { value: readable });
   }

@@ -95,6 +95,35 @@ Deno.test("FrameReader serves concurrent reads in order, with one read of the so
   assertEquals(source.mostActive, 1);
 });
 
+Deno.test("FrameReader queues a read that the source makes while it is asked", async () => {
+  for (const fails of [false, true]) {
+    const inner: Promise<unknown>[] = [];
+    const steps = [bytes(0, 0, 0), bytes(1, "a", 0, 0, 0, 1), bytes("b")];
+    let active = 0;
+    const reader: FrameReader = new FrameReader({
+      async read(room) {
+        assertEquals(++active, 1);
+        if (inner.length < 2) inner.push(reader.read());
+        await null;
+        active--;
+        const step = steps.shift();
+        if (step === undefined && fails) throw new Error("broken");
+        room.set(step ?? []);
+        return step?.length ?? null;
+      },
+    }, W4);
+    const outer = reader.read();
+    const last = reader.read();
+    assertEquals(await outer, bytes("a"));
+    assertEquals(await inner[0], bytes("b"));
+    // In the order in which they were made.
+    for (const read of [last, inner[1]!]) {
+      if (fails) assertEquals(String(await rejectionOf(read)), "Error: broken");
+      else assertEquals(await read, null);
+    }
+  }
+});
+
 Deno.test("FrameReader gives the frames before a source error, then the error for ever", async () => {
   const broken = new Error("broken");
   const source = new ScriptedSource([concat([NINE, THREE]), broken, NINE]);
@@ -735,6 +764,23 @@ Deno.test("FrameDecoderStream tells the writing side of a bad frame", async () =
   assertStrictEquals(await rejectionOf(writer.closed), error);
   assertStrictEquals(await rejectionOf(writer.write(bytes("c"))), error);
   await Promise.all(writes);
+});
+
+Deno.test("FrameDecoderStream tells the writing side that the bytes ended inside a frame", async () => {
+  const bytesOf = (...parts: (number | string)[]) =>
+    ReadableStream.from([bytes(...parts)]);
+  const cut = new FrameDecoderStream(W2);
+  const piped = rejectionOf(bytesOf(0, 1, "a", 0, 2, "b").pipeTo(cut.writable));
+  const reader = cut.readable.getReader();
+  assertEquals((await reader.read()).value, bytes("a"));
+  const error = await rejectionOf(reader.read());
+  assertFrameError(error, "TruncatedFrameError", "reader");
+  assertStrictEquals(await piped, error);
+
+  const whole = new FrameDecoderStream(W2);
+  const end = bytesOf(0, 1, "a", 0, 0).pipeTo(whole.writable);
+  assertEquals(await Array.fromAsync(whole.readable), [bytes("a"), bytes()]);
+  await end;
 });
 
 Deno.test("FrameDecoderStream refuses a chunk that is not bytes", async () => {

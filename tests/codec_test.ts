@@ -860,6 +860,29 @@ Deno.test("FrameDecoder.finish() judges what remains after the whole frames, and
   assertEquals(error.expected, 4);
   assertEquals(error.received, 3);
   assertEquals(cut.decode(), bytes("a"));
+  assertStrictEquals(thrownBy(() => cut.decode()), error);
+});
+
+Deno.test("What FrameDecoder.finish() throws is sticky, behind the frames before it", () => {
+  for (
+    const [tail, type] of [
+      [bytes(0), TruncatedFrameError],
+      [bytes(0, 3, "bc"), TruncatedFrameError],
+      [bytes(0, 9, "b"), FrameTooLargeError],
+    ] as const
+  ) {
+    const decoder = new FrameDecoder({ ...W2, maxFrameLength: 5 });
+    decoder.push(concat([bytes(0, 1, "a", 0, 2, "bc"), tail]));
+    const error = assertThrows(() => decoder.finish(), type);
+    assertStrictEquals(thrownBy(() => decoder.push(bytes("c"))), error);
+    assertStrictEquals(thrownBy(() => decoder.space()), error);
+    assertStrictEquals(thrownBy(() => decoder.advance(0)), error);
+    assertStrictEquals(thrownBy(() => decoder.finish()), error);
+    assertEquals(decoder.decode(), bytes("a"));
+    assertEquals(decoder.decode(), bytes("bc"));
+    assertStrictEquals(thrownBy(() => decoder.decode()), error);
+    assertStrictEquals(thrownBy(() => decoder.decode()), error);
+  }
 });
 
 Deno.test("FrameDecoder.finish() throws the error of a bad frame that nobody has met yet", () => {
