@@ -983,6 +983,10 @@ export class FrameWriter {
       this.#error = error;
       for (let p = this.#first; p !== null; p = p.next) p.reject(error);
       this.#first = this.#last = null;
+      // What will never be written is not to be kept alive.
+      for (let c; (c = this.#encoder.chunk()) !== null;) {
+        this.#encoder.advance(c.length);
+      }
     }
     this.#flushing = false;
   }

@@ -89,10 +89,10 @@ export interface HandlerContext {
   readonly remoteAddr: Deno.Addr;
   /** This side's address; likewise. */
   readonly localAddr: Deno.Addr;
-  /** Aborts when the connection or the server goes. A peer that only closes
-   * its writing side may still wait for responses, and on the wire a peer that
-   * has exited looks the same until something is written to it: bound what a
-   * handler waits for by time as well. */
+  /** Aborts when the connection or the server goes, and as soon as the peer
+   * ends its stream, behind which nothing tells one that has gone from one that
+   * has only closed its writing side. Who returns a response all the same has
+   * it written, to whoever is left to read it. */
   readonly signal: AbortSignal;
 }
 
@@ -286,7 +286,8 @@ export interface Server extends AsyncDisposable {
   close(): void;
   /** Makes the server keep the process alive, which is the default. */
   ref(): void;
-  /** Lets the process end although the server runs. */
+  /** Lets the process end although the server runs. With TLS it does not, as
+   * of Deno 2.9, whose TLS listeners keep the process alive in any case. */
   unref(): void;
   /** A snapshot of the figures. */
   stats(): ServerStats;
@@ -381,7 +382,7 @@ export async function serveConnection(
   options: ConnectionOptions = {},
 ): Promise<void> {
   const limits = new Limits(handler, options);
-  const { signal } = options;
+  const { signal } = limits;
   const stats = newStats();
   const sweeper = new Sweeper(limits);
   const { promise: ended, resolve } = Promise.withResolvers<void>();
@@ -405,6 +406,7 @@ class Limits {
   readonly readTimeout: number;
   readonly writeTimeout: number;
   readonly onError: ConnectionOptions["onError"];
+  readonly signal: AbortSignal | undefined;
 
   constructor(handler: Handler, options: ConnectionOptions) {
     if (typeof handler !== "function") {
@@ -412,9 +414,15 @@ class Limits {
         `Handler must be a function, received ${String(handler)}`,
       );
     }
+    if (typeof options !== "object" || options === null) {
+      throw new TypeError(
+        `Options must be an object, received ${String(options)}`,
+      );
+    }
     const { concurrency = 1, onError, hooks, signal } = options;
-    new FrameDecoder(options); // Judges the layout now, not per connection.
-    this.frame = { ...options };
+    this.frame = layoutOf(options);
+    new FrameDecoder(this.frame); // Judges the layout now, not per connection.
+    this.signal = signal;
     checkInteger("concurrency", concurrency, 1, Number.MAX_SAFE_INTEGER);
     this.concurrency = concurrency;
     this.idleTimeout = checkDelay(options, "idleTimeout", 300_000);
@@ -435,13 +443,8 @@ class Limits {
 
   /** Asks `onError` what it makes of a handler's error. */
   ask(error: unknown, context: HandlerContext): unknown {
-    try {
-      const { onError } = this;
-      return onError?.(error, context);
-    } catch {
-      // There is nobody left to tell.
-      return undefined;
-    }
+    const { onError } = this;
+    return onError?.(error, context);
   }
 
   /** Reports an error that nothing is answered to. */
@@ -530,8 +533,15 @@ class Sweeper {
   add(connection: Connection): void {
     this.#connections.add(connection);
     if (this.#timer !== undefined || this.#interval === 0) return;
+    let last = performance.now();
+    let excused = false;
     const timer = setInterval(() => {
       const now = performance.now();
+      // Late itself: the thread was busy, and what has come meanwhile may not
+      // have been read yet. It must not be cut for that.
+      excused = !excused && now - last > 2 * this.#interval;
+      last = now;
+      if (excused) return;
       for (const connection of this.#connections) connection.sweep(now);
     }, this.#interval);
     Deno.unrefTimer(timer);
@@ -706,10 +716,11 @@ class Connection {
     }
     // An end inside a frame is a disconnect, as one between frames is. The
     // requests before it are answered: the other side may have closed only
-    // its writing side.
+    // its writing side. A handler that asks may give up.
     this.#quiet = true;
-    if (this.#state === "lingering") this.destroy();
-    else this.#end();
+    if (this.#state === "lingering") return this.destroy();
+    this.context.abort();
+    this.#end();
   }
 
   #mustPause(): boolean {
@@ -811,16 +822,23 @@ class Connection {
         return END;
       }
     };
-    const answer = this.#limits.ask(error, this.context);
-    return isThenable(answer)
-      ? Promise.resolve(answer).then(usable, () => END)
-      : usable(answer);
+    try {
+      const answer = this.#limits.ask(error, this.context);
+      return isThenable(answer)
+        ? Promise.resolve(answer).then(usable, () => END)
+        : usable(answer);
+    } catch {
+      // There is nobody left to tell.
+      return END;
+    }
   }
 
   #settle(slot: Slot, result: unknown): void {
     this.#stats.inFlight--;
     slot.settled = true;
     slot.result = result;
+    // What comes after a failure has no response: it is not to be handled.
+    if (result === END) this.#taking = false;
     if (result instanceof Uint8Array) this.#heldBack += result.length;
     while (this.#first !== null && this.#first.settled) {
       const { result, next } = this.#first;
@@ -834,7 +852,6 @@ class Connection {
       } else if (result === END) {
         // What comes after it is not answered, though it may be in progress.
         this.#first = this.#last = null;
-        this.#taking = false;
         this.#end();
       }
     }
@@ -970,7 +987,8 @@ class Connection {
     this.#first = this.#last = null;
     clearTimeout(this.#timer);
     try {
-      this.#conn.close();
+      const closing: unknown = this.#conn.close();
+      if (isThenable(closing)) Promise.resolve(closing).catch(() => {});
     } catch {
       // Closed already, which is what is wanted.
     }
@@ -1059,6 +1077,7 @@ class Context implements HandlerContext {
   abort(
     reason: unknown = new DOMException("The connection ended", "AbortError"),
   ): void {
+    if (this.#aborted) return;
     this.#aborted = true;
     this.#reason = reason;
     this.#controller?.abort(reason);
@@ -1098,7 +1117,6 @@ class Listening implements Server {
     & { tls: boolean }
   >;
   readonly #stats = newStats();
-  readonly #signal: AbortSignal | undefined;
   readonly #abort = () => this.close();
   #resolveFinished!: () => void;
   #stopped = false;
@@ -1110,21 +1128,15 @@ class Listening implements Server {
   #wake: (() => void) | null = null;
 
   constructor(options: ServeOptions, handler: Handler) {
-    if (typeof options !== "object" || options === null) {
-      throw new TypeError(
-        `Options must be an object, received ${String(options)}`,
-      );
-    }
+    this.#limits = new Limits(handler, options);
     const {
       noDelay = true,
       keepAlive = true,
       maxConnections = Infinity,
       proxyProtocol = false,
       cert,
-      signal,
       onListen,
     } = options;
-    this.#limits = new Limits(handler, options);
     checkType("noDelay", noDelay, "boolean");
     checkType("keepAlive", keepAlive, "boolean");
     checkType("proxyProtocol", proxyProtocol, "boolean");
@@ -1148,7 +1160,7 @@ class Listening implements Server {
     };
     this.#sweeper = new Sweeper(this.#limits);
     this.finished = new Promise((resolve) => this.#resolveFinished = resolve);
-    this.#listener = listen(options);
+    this.#listener = listen(options, cert);
     this.addr = this.#listener.addr;
     try {
       onListen?.(this.addr);
@@ -1156,7 +1168,7 @@ class Listening implements Server {
       this.#listener.close();
       throw error;
     }
-    this.#signal = signal;
+    const { signal } = this.#limits;
     signal?.addEventListener("abort", this.#abort, { once: true });
     this.#acceptLoop();
     if (signal?.aborted) this.close();
@@ -1239,7 +1251,7 @@ class Listening implements Server {
 
   #finishIfDone(): void {
     if (this.#accepting || this.#sweeper.connections.size > 0) return;
-    this.#signal?.removeEventListener("abort", this.#abort);
+    this.#limits.signal?.removeEventListener("abort", this.#abort);
     this.#resolveFinished();
   }
 
@@ -1332,19 +1344,21 @@ class Listening implements Server {
   }
 }
 
-function listen(options: ServeOptions): Deno.Listener {
+function listen(
+  options: ServeOptions,
+  cert: string | undefined,
+): Deno.Listener {
   const {
-    hostname = "127.0.0.1",
-    port = 0,
+    hostname,
+    port,
     path,
-    cert,
     key,
     alpnProtocols,
     reusePort = false,
     tcpBacklog = 511,
   } = options;
   checkType("hostname", hostname, "string");
-  checkInteger("port", port, 0, 0xffff);
+  if (port !== undefined) checkInteger("port", port, 0, 0xffff);
   checkType("path", path, "string");
   checkType("cert", cert, "string");
   checkType("key", key, "string");
@@ -1364,10 +1378,7 @@ function listen(options: ServeOptions): Deno.Listener {
     throw new TypeError("Options cert and key need each other");
   }
   if (path !== undefined) {
-    if (
-      cert !== undefined || options.hostname !== undefined ||
-      options.port !== undefined
-    ) {
+    if (cert !== undefined || hostname !== undefined || port !== undefined) {
       throw new TypeError(
         "Option path cannot be used with hostname, port or cert",
       );
@@ -1375,8 +1386,8 @@ function listen(options: ServeOptions): Deno.Listener {
     return Deno.listen({ transport: "unix", path });
   }
   const address = {
-    hostname,
-    port,
+    hostname: hostname ?? "127.0.0.1",
+    port: port ?? 0,
     tcpBacklog,
     // Only when asked for: it is refused without --unstable-net.
     ...(reusePort ? { reusePort } : {}),
@@ -1603,6 +1614,23 @@ function noProgress(what: string): Error {
   return new Error(
     `No progress: ${MAX_EMPTY_TRIES} ${what} in a row moved 0 bytes`,
   );
+}
+
+/** The layout's options alone, each read once and wherever it stands: classes
+ * have some of theirs in their prototypes. */
+function layoutOf(options: FrameOptions): FrameOptions {
+  const layout: Record<string, unknown> = {};
+  for (
+    const name of [
+      "lengthFieldLength",
+      "byteOrder",
+      "lengthFieldOffset",
+      "lengthAdjustment",
+      "initialBytesToStrip",
+      "maxFrameLength",
+    ] as const
+  ) layout[name] = options[name];
+  return layout;
 }
 
 function newStats(): ServerStats {

@@ -500,6 +500,30 @@ Deno.test("Requests after a handler's failure are not handled, and those in prog
   assertEquals(conn.closes, 1);
 });
 
+Deno.test("Requests that arrive after a handler's failure are not handled, though it waits for those before it", async () => {
+  for (const how of ["rejects", "returns garbage", "throws"]) {
+    const conn = new StubConnection();
+    const gates = range(0, 2).map(() => Promise.withResolvers<Uint8Array>());
+    const handled: number[] = [];
+    const done = serveConnection(conn, (payload) => {
+      handled.push(payload[0]!);
+      if (payload[0] === 1 && how === "throws") throw new Error("at once");
+      return gates[payload[0]!]!.promise;
+    }, { concurrency: 4 });
+    conn.feed(wire([0, 1]));
+    await microtasks();
+    if (how === "rejects") gates[1]!.reject(new Error("later"));
+    else gates[1]!.resolve("garbage" as unknown as Uint8Array);
+    await microtasks();
+    conn.feed(wire([2, 3]));
+    await microtasks();
+    gates[0]!.resolve(Uint8Array.of(0));
+    await done;
+    assertEquals(heads(conn.answers()), [0], how);
+    assertEquals(handled, [0, 1], how);
+  }
+});
+
 Deno.test("A handler that gives up because its connection has gone has not failed", async () => {
   const conn = new StubConnection();
   const errors: unknown[] = [];
@@ -817,6 +841,40 @@ Deno.test("A close that throws is taken for a close", async () => {
   assertEquals(errors, []);
 });
 
+Deno.test("A close that is asynchronous and rejects is taken for a close", async () => {
+  const conn = {
+    closes: 0,
+    read: () => Promise.resolve(null),
+    write: (p: Uint8Array) => Promise.resolve(p.length),
+    close(): Promise<void> {
+      this.closes++;
+      return Promise.reject(new Error("closed badly"));
+    },
+  };
+  await serveConnection(conn, () => null);
+  await settle();
+  assertEquals(conn.closes, 1);
+});
+
+Deno.test("An onError whose answer cannot even be asked for ends its connection", async () => {
+  for (const asynchronous of [true, false]) {
+    const conn = new StubConnection();
+    conn.feed(wire([1, 2]));
+    const answer = Object.defineProperty({}, "then", {
+      get() {
+        throw new Error("No then");
+      },
+    });
+    await serveConnection(conn, (payload) => {
+      if (payload[0] === 1) return payload;
+      if (asynchronous) return Promise.reject(new Error("later"));
+      throw new Error("now");
+    }, { onError: () => answer as never });
+    assertEquals(heads(conn.answers()), [1]);
+    assertEquals(conn.closes, 1);
+  }
+});
+
 Deno.test("Without a good closeWrite, a connection is closed at once", async () => {
   const variants: (() => Promise<void>)[] = [
     () => Promise.reject(new Deno.errors.NotConnected("x")),
@@ -999,6 +1057,36 @@ Deno.test("A reset is noticed while handlers are at work, and aborts their signa
     conn.feed(new Deno.errors.ConnectionReset("x"));
     await done;
     assert(signals.every((signal) => signal.aborted));
+    assertEquals(conn.closes, 1);
+  }
+});
+
+Deno.test("The end of the stream aborts the signals of handlers at work, whose responses still leave", async () => {
+  for (const concurrency of [1, 3]) {
+    const conn = new StubConnection();
+    const signals: AbortSignal[] = [];
+    const errors: unknown[] = [];
+    const gate = Promise.withResolvers<void>();
+    conn.feed(wire([1, 2, 3, 4]));
+    const done = serveConnection(conn, async (payload, { signal }) => {
+      signals.push(signal);
+      await gate.promise;
+      if (payload[0] === 4) signal.throwIfAborted();
+      return payload;
+    }, { concurrency, onError: (error) => void errors.push(error) });
+    await microtasks();
+    assert(signals.every((signal) => !signal.aborted));
+    conn.feed(wire([5]).subarray(0, 4), null);
+    await microtasks();
+    assert(signals.every((signal) => signal.aborted));
+    const { reason } = signals[0]!;
+    assertEquals((reason as Error).name, "AbortError");
+    gate.resolve();
+    await done;
+    assertEquals(heads(conn.answers()), [1, 2, 3]);
+    assertStrictEquals(signals.at(-1)!.reason, reason);
+    // Whoever gives up for that reason has not failed.
+    assertEquals(errors, []);
     assertEquals(conn.closes, 1);
   }
 });
@@ -1191,6 +1279,33 @@ Deno.test("serveConnection() rejects bad options before it touches the connectio
     TypeError,
     "Handler must be a function, received 7",
   );
+});
+
+Deno.test("Options may be a class's getters, and each is read once", async () => {
+  const reads = new Map<string | symbol, number>();
+  class Config {
+    get lengthFieldLength() {
+      return 2;
+    }
+    get byteOrder() {
+      return "little";
+    }
+    get concurrency() {
+      return 2;
+    }
+  }
+  const options = new Proxy(new Config(), {
+    get(target, key, receiver) {
+      reads.set(key, (reads.get(key) ?? 0) + 1);
+      return Reflect.get(target, key, receiver);
+    },
+  });
+  const conn = new StubConnection();
+  conn.feed(Uint8Array.of(2, 0, 7, 8), null);
+  await serveConnection(conn, (p) => p, options as ConnectionOptions);
+  assertEquals(concat(conn.writes), Uint8Array.of(2, 0, 7, 8));
+  assert(reads.size > 6);
+  for (const [key, count] of reads) assertEquals(count, 1, String(key));
 });
 
 Deno.test("A connection whose peer no longer answers TCP's probes is no error", async () => {

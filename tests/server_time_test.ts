@@ -624,6 +624,28 @@ Deno.test("A backoff keeps the process alive only if the server does", async () 
   }
 });
 
+Deno.test("What came in time is not cut because the thread was busy", async () => {
+  const errors: unknown[] = [];
+  await using server = serve({
+    idleTimeout: 400,
+    readTimeout: 400,
+    onError: (error) => void errors.push(error),
+  }, echo);
+  using idle = await Peer.connect(server);
+  using slow = await Peer.connect(server);
+  await slow.write(wire([1]).subarray(0, 3));
+  await until(() => server.stats().bytesIn === 3, "it has begun");
+  // Sweeps see what they wait for.
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const written = [idle.send(2), slow.write(wire([1]).subarray(3))];
+  const end = performance.now() + 800;
+  while (performance.now() < end);
+  await Promise.all(written);
+  assertEquals(await idle.receive(), Uint8Array.of(2));
+  assertEquals(await slow.receive(), Uint8Array.of(1));
+  assertEquals(errors, []);
+});
+
 Deno.test("On the real clock, silent, slow and deaf peers are cut", async () => {
   // A machine that stands still for so long would have the deaf one cut before
   // its request was seen.
