@@ -577,15 +577,21 @@ Deno.test("FrameReader keeps no frame alive that it has handed out", async () =>
   assert(second, "after a read that took what was there");
 });
 
-Deno.test("FrameWriter keeps no payload alive that it has written", async () => {
-  const sink = { write: (p: Uint8Array) => Promise.resolve(p.length) };
-  const writer = new FrameWriter(sink, W4);
-  const collected = await isCollected(writer, async () => {
-    const payload = pattern(MIB);
-    await writer.write(payload);
-    return payload.buffer;
-  });
-  assert(collected);
+Deno.test("FrameWriter keeps no payload alive that it has written, or never will", async () => {
+  for (const fails of [false, true]) {
+    const sink = {
+      write: (p: Uint8Array) =>
+        // An Error would keep alive what was on the stack when it was made.
+        fails ? Promise.reject("broken") : Promise.resolve(p.length),
+    };
+    const writer = new FrameWriter(sink, W4);
+    const collected = await isCollected(writer, async () => {
+      const payload = pattern(MIB);
+      await writer.write(payload).catch(() => {});
+      return payload.buffer;
+    });
+    assert(collected);
+  }
 });
 
 // ---------------------------------------------------------------------------
