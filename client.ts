@@ -411,9 +411,9 @@ export class Client implements AsyncDisposable {
     }
     const { pipelining = 1, idempotent = false, onError, hooks } = options;
     this.#dialler = new Dialler(options);
-    // Connections to come are to agree with it, whatever becomes of the object.
-    this.#frame = { ...options };
     this.#judge = new FrameEncoder(options);
+    // Connections to come are to agree with it, whatever becomes of the object.
+    this.#frame = this.#judge.options;
     checkInteger("pipelining", pipelining, 1, Number.MAX_SAFE_INTEGER);
     this.#pipelining = pipelining;
     checkType("idempotent", idempotent, "boolean");

@@ -594,6 +594,20 @@ export class FrameEncoder {
     this.#layout = resolveLayout(options);
   }
 
+  /** The layout with its defaults filled in, for others that are to agree. */
+  get options(): Required<FrameOptions> {
+    const { width, little, offset, adjustment, strip, maxLength } =
+      this.#layout;
+    return {
+      lengthFieldLength: width,
+      byteOrder: little ? "little" : "big",
+      lengthFieldOffset: offset,
+      lengthAdjustment: adjustment,
+      initialBytesToStrip: strip,
+      maxFrameLength: maxLength,
+    };
+  }
+
   /** Number of bytes, headers included, that are still to be written. */
   get buffered(): number {
     return this.#buffered;
@@ -1107,7 +1121,7 @@ export class FrameEncoderStream
 
 /** {@linkcode FrameOptions}, checked and completed. */
 interface Layout {
-  readonly width: number;
+  readonly width: 1 | 2 | 3 | 4 | 8;
   readonly little: boolean;
   readonly offset: number;
   readonly adjustment: number;

@@ -460,13 +460,16 @@ export class Pool<T> implements AsyncDisposable {
   /** One listener for all waiters that share a signal. */
   readonly #groups = new Map<AbortSignal, Group<T>>();
   readonly #openings = new Set<Opening>();
-  /** Resources still to be opened for no waiter: `initialCap` and `minIdle`. */
+  /** Resources still to be opened for no waiter: for `initialCap` at first, of
+   * which each is tried once; and then for `minIdle`, when the reaper says so. */
   #wanted = 0;
+  #starting = true;
   /** Grows with every evict and at close: what is older is not kept. */
   #generation = 0;
   #serving = false;
   #lastFailure: { error: unknown } | undefined;
-  #starting: { left: number; done: () => void; failed: Reject } | undefined;
+  /** Whoever waits for the first resources to stand. */
+  #opener: { left: number; done: () => void; failed: Reject } | undefined;
   #closed: Promise<void> | undefined;
   #drained: () => void = noop;
   #abandon: Reject = noop;
@@ -504,8 +507,11 @@ export class Pool<T> implements AsyncDisposable {
     if (typeof hooks !== "object" || hooks === null) {
       throw new TypeError(`hooks must be an object, received ${show(hooks)}`);
     }
+    const { opened, closed, waited } = hooks;
     for (
-      const [name, value] of Object.entries({ close, ping, onError, ...hooks })
+      const [name, value] of Object.entries(
+        { close, ping, onError, opened, closed, waited },
+      )
     ) {
       if (value !== undefined) checkFunction(name, value);
     }
@@ -571,6 +577,7 @@ export class Pool<T> implements AsyncDisposable {
     this.#watching = limits.length === 0 && this.#minIdle === 0;
 
     this.#wanted = initialCap;
+    this.#starting = initialCap > 0;
     this.#serve();
     if (!this.#watching) this.#watch();
   }
@@ -599,14 +606,14 @@ export class Pool<T> implements AsyncDisposable {
     if (left === 0) return pool;
     try {
       await new Promise<void>((done, failed) => {
-        pool.#starting = { left, done, failed };
+        pool.#opener = { left, done, failed };
       });
       return pool;
     } catch (error) {
       await pool.close();
       throw error;
     } finally {
-      pool.#starting = undefined;
+      pool.#opener = undefined;
     }
   }
 
@@ -904,6 +911,13 @@ export class Pool<T> implements AsyncDisposable {
       const waiter = this.#line.push(resolve, reject, origin, timeout, now);
       const { ticket } = waiter;
       if (signal !== undefined) this.#follow(signal, waiter);
+      // A ping that others have left behind may hang: nobody who comes later is
+      // to wait for it while something else is idle.
+      const pinging = this.#pinging;
+      while (
+        pinging > 0 && pinging === this.#pinging && waiter.ticket === ticket &&
+        this.#line.size <= this.#openings.size + pinging && this.#offer()
+      );
       this.#serve();
       const waiting = this.#waiting();
       // Has it left already, served or turned away by a callback?
@@ -1046,26 +1060,29 @@ export class Pool<T> implements AsyncDisposable {
   #supply(): boolean {
     if (this.#line.size <= this.#openings.size + this.#pinging) {
       if (this.#wanted === 0 || !this.#mayOpen()) return false;
-      this.#wanted--;
       this.#launch();
       return true;
     }
-    const entry = this.#next();
-    if (entry !== undefined) {
-      const now = this.#timed ? this.#clock.atMost() : 0;
-      const reason = this.#expiry(entry, now);
-      if (reason !== undefined) {
-        this.#retire(entry, reason);
-      } else if (this.#pingDue(entry, now)) {
-        this.#verify(entry);
-      } else {
-        this.#idle.remove(entry);
-        this.#give(entry, this.#line.first()!, now);
-      }
-      return true;
-    }
+    if (this.#offer()) return true;
     if (!this.#mayOpen()) return false;
     this.#launch();
+    return true;
+  }
+
+  /** Takes one step with the next idle resource; false if there is none. */
+  #offer(): boolean {
+    const entry = this.#next();
+    if (entry === undefined) return false;
+    const now = this.#timed ? this.#clock.atMost() : 0;
+    const reason = this.#expiry(entry, now);
+    if (reason !== undefined) {
+      this.#retire(entry, reason);
+    } else if (this.#pingDue(entry, now)) {
+      this.#verify(entry);
+    } else {
+      this.#idle.remove(entry);
+      this.#give(entry, this.#line.first()!, now);
+    }
     return true;
   }
 
@@ -1078,6 +1095,9 @@ export class Pool<T> implements AsyncDisposable {
   #launch(): void {
     this.#open++;
     if (this.#open > this.#maxCap) bug("more open than maxCap");
+    // For whomever it is, one less is still to be opened.
+    if (this.#wanted > 0) this.#wanted--;
+    if (this.#wanted === 0) this.#starting = false;
     const call = new Opening(this.#generation);
     this.#openings.add(call);
     if (bounded(this.#factoryTimeout)) {
@@ -1119,8 +1139,8 @@ export class Pool<T> implements AsyncDisposable {
     }
     this.#settle(entry, now);
     this.#serve();
-    if (this.#starting !== undefined && --this.#starting.left === 0) {
-      this.#starting.done();
+    if (this.#opener !== undefined && --this.#opener.left === 0) {
+      this.#opener.done();
     }
   }
 
@@ -1132,14 +1152,14 @@ export class Pool<T> implements AsyncDisposable {
     this.#openFailedCount++;
     this.#lastFailure = { error };
     // Every failure is paid for: by one waiter who has nothing else on its way, or
-    // by what was to be opened for no waiter, until the reaper looks again. Neither
-    // can spin.
+    // by what was to be opened for no waiter, which for `minIdle` is left until the
+    // reaper looks again. Neither can spin.
     const waiter = this.#waiting() > 0 ? this.#line.first() : undefined;
     if (waiter !== undefined) this.#leave(waiter, error);
-    else this.#wanted = 0;
+    else if (!this.#starting) this.#wanted = 0;
     this.#freed();
     if (waiter !== undefined) return;
-    if (this.#starting !== undefined) this.#starting.failed(error);
+    if (this.#opener !== undefined) this.#opener.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#report(error, "factory");
   }
@@ -1325,7 +1345,10 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#closed === undefined) {
       const spare = Math.max(0, this.#openings.size - this.#line.size);
       const missing = this.#leastIdle() - this.#idle.size - spare;
-      this.#wanted = Math.max(0, missing);
+      // No more than there is room for: by the time that there is, it may not be
+      // missing any more.
+      const room = this.#maxCap - this.#open;
+      if (!this.#starting) this.#wanted = Math.max(0, Math.min(missing, room));
       this.#serve();
     }
     if (!this.#watching) this.#watch();

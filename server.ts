@@ -420,8 +420,8 @@ class Limits {
       );
     }
     const { concurrency = 1, onError, hooks, signal } = options;
-    this.frame = layoutOf(options);
-    new FrameDecoder(this.frame); // Judges the layout now, not per connection.
+    // Judges the layout now, not per connection.
+    this.frame = new FrameEncoder(options).options;
     this.signal = signal;
     checkInteger("concurrency", concurrency, 1, Number.MAX_SAFE_INTEGER);
     this.concurrency = concurrency;
@@ -1614,23 +1614,6 @@ function noProgress(what: string): Error {
   return new Error(
     `No progress: ${MAX_EMPTY_TRIES} ${what} in a row moved 0 bytes`,
   );
-}
-
-/** The layout's options alone, each read once and wherever it stands: classes
- * have some of theirs in their prototypes. */
-function layoutOf(options: FrameOptions): FrameOptions {
-  const layout: Record<string, unknown> = {};
-  for (
-    const name of [
-      "lengthFieldLength",
-      "byteOrder",
-      "lengthFieldOffset",
-      "lengthAdjustment",
-      "initialBytesToStrip",
-      "maxFrameLength",
-    ] as const
-  ) layout[name] = options[name];
-  return layout;
 }
 
 function newStats(): ServerStats {

@@ -2178,6 +2178,111 @@ Deno.test("Pool.open() resolves when initialCap resources stand", async () => {
   assertEquals(none.stats().open, 0);
 });
 
+Deno.test("Pool.open() is not kept from its end by a reaper that looks meanwhile", async () => {
+  using clock = new FakeClock();
+  const opening = watch(Pool.open({
+    factory: async () => {
+      await new Promise<void>((resolve) => setTimeout(resolve, 50));
+      return {};
+    },
+    initialCap: 3,
+    maxOpening: 1,
+    idleTimeout: 10_000,
+    reapInterval: 20,
+  }));
+  await clock.tick(149);
+  assertEquals(opening.state, "pending");
+  await clock.tick(1);
+  assertEquals(opening.value?.stats().idle, 3);
+  await opening.value?.close();
+});
+
+Deno.test("Pool tries each of its initialCap resources once, though one fails", async () => {
+  for (const maxOpening of [1, 3]) {
+    const options = { initialCap: 3, maxOpening, reapInterval: 100 };
+    using rig = new Rig({ ...options, idleTimeout: 1e6 }, true);
+    rig.calls[0]!.reject(new Error("down"));
+    await settle();
+    await rig.deliver(1);
+    await rig.deliver(2);
+    await rig.clock.tick(1000);
+    assertEquals(rig.calls.length, 3);
+    assertEquals(rig.now, "open 2 idle 2 inUse 0 opening 0 waiting 0");
+    assertEquals(rig.errors.length, 1);
+  }
+});
+
+Deno.test("Pool opens for initialCap what callers at the start have not had opened", async () => {
+  using rig = new Rig({ initialCap: 2, maxCap: 2, maxOpening: 1 }, true);
+  const gets = [rig.pool.get(), rig.pool.get()].map(watch);
+  await rig.deliver(0);
+  await rig.deliver(1);
+  assertEquals(states(gets), "ss");
+  // Nothing is left of the wish, that would be opened in this one's place.
+  rig.pool.discard(gets[0]!.value!);
+  await settle();
+  assertEquals(rig.calls.length, 2);
+});
+
+Deno.test("Pool forgets what it had no room for when it looked for minIdle", async () => {
+  const options = { maxCap: 4, minIdle: 2, maxIdle: 2, reapInterval: 20 };
+  using rig = new Rig(options);
+  await rig.clock.tick(20);
+  const [a, b, c] = await rig.take(4);
+  await rig.clock.tick(20);
+  // All places are taken; then two of them come back, and are enough.
+  rig.pool.put(a!);
+  rig.pool.put(b!);
+  rig.pool.discard(c!);
+  await rig.clock.tick(20);
+  assertEquals(rig.opened.length, 4);
+  assertEquals(rig.now, "open 3 idle 2 inUse 1 opening 0 waiting 0");
+});
+
+Deno.test("A ping that hangs for a caller who has left holds up nobody while another is idle", async () => {
+  let hung: Resource | undefined;
+  using rig = new Rig({ ping: (r) => r !== hung || never() });
+  const [a, b] = await rig.take(2);
+  rig.pool.put(a!);
+  rig.pool.put(b!);
+  hung = b;
+  const first = watch(rig.pool.get({ timeout: 10 }));
+  await rig.clock.tick(10);
+  assertEquals(first.state, "rejected");
+  const second = watch(rig.pool.get());
+  const third = watch(rig.pool.get());
+  await settle();
+  assertStrictEquals(second.value, a);
+  // Nothing else is idle: it waits, rather than have one more opened than the
+  // pings and factory calls under way may bring.
+  assertEquals(third.state, "pending");
+  assertEquals(rig.now, "open 2 idle 0 inUse 2 opening 0 waiting 0");
+  rig.pool.put(a!);
+  await settle();
+  assertStrictEquals(third.value, a);
+});
+
+Deno.test("Pool's hooks may be an object of a class, with fields of its own", async () => {
+  class Metrics {
+    opens = 0;
+    #closes = 0;
+    opened() {
+      this.opens++;
+    }
+    closed() {
+      this.#closes++;
+    }
+    get closes() {
+      return this.#closes;
+    }
+  }
+  const hooks = new Metrics();
+  const pool = new Pool({ factory: () => ({}), hooks });
+  pool.put(await pool.get());
+  await pool.close();
+  assertEquals([hooks.opens, hooks.closes], [1, 1]);
+});
+
 Deno.test("Pool.open() rejects with the error of the first failure, the others closed", async () => {
   const closed: number[] = [];
   let calls = 0;
