@@ -58,6 +58,13 @@ const MIN_SWEEP = 25;
  * keeps the process alive while requests are in flight. */
 const MAX_SWEEP = 1000;
 
+/** Longest payload that an encoder copies; it refers to what is longer. */
+const COPIED = 16 * 1024;
+
+/** How long the response to a request that was given up early is awaited at
+ * least, while others share its connection. */
+const GRACE = 1000;
+
 /** How long a lack of idle connections, as after a restart of the server, may
  * last before `minIdle` fills it. */
 const MAX_REFILL_DELAY = 1000;
@@ -389,6 +396,8 @@ export class Client implements AsyncDisposable {
   #interval = MAX_SWEEP;
   /** Requests that share a signal share a listener. */
   readonly #signals = new Map<AbortSignal, SignalGroup>();
+  /** A signal's requests are being given up, one after the other. */
+  #aborting = false;
 
   #closing: Promise<void> | undefined;
   /** Set by a forced close: what requests in flight are rejected with. */
@@ -427,8 +436,12 @@ export class Client implements AsyncDisposable {
     this.#maxLifetime = checkDelay("maxLifetime", options, 0);
     // Sweeps retire what is never idle, and so never comes by the pool.
     if (this.#maxLifetime > 0) this.#sweepOften(this.#maxLifetime);
-    const opened = hooks?.pool?.opened;
-    checkType("opened", opened, "function");
+    const observer = hooks?.pool;
+    checkType("hooks.pool", observer, "object");
+    const { opened, closed, waited } = observer ?? {};
+    for (const [name, hook] of Object.entries({ opened, closed, waited })) {
+      checkType(`hooks.pool.${name}`, hook, "function");
+    }
     const maxCap = this.#maxCap = options.maxCap ?? 10;
     const poolOptions: PoolOptions<Connection> = {
       factory: (signal) => this.#dial(signal),
@@ -438,12 +451,13 @@ export class Client implements AsyncDisposable {
       maxLifetime: this.#maxLifetime,
       onError: (error) => this.#report(error),
       hooks: {
-        ...hooks?.pool,
         // Not before the pool has it: it could not be taken out if it ended.
         opened: (connection, duration) => {
           connection.read();
-          return opened?.(connection, duration);
+          return opened?.call(observer, connection, duration);
         },
+        ...(closed && { closed: closed.bind(observer) }),
+        ...(waited && { waited: waited.bind(observer) }),
       },
     };
     const { initialCap, minIdle, maxIdle, maxWaiting } = options;
@@ -540,6 +554,8 @@ export class Client implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
+    // From now on nothing is kept idle, nor opened to be.
+    this.#pool.resize({ maxIdle: 0 });
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => this.#settledAll = resolve);
     }
@@ -711,8 +727,8 @@ export class Client implements AsyncDisposable {
   async #dial(signal: AbortSignal): Promise<Connection> {
     this.#places++;
     const number = ++this.#dials;
-    const hook = this.#hooks?.dial;
-    const start = hook === undefined ? 0 : performance.now();
+    const hooks = this.#hooks?.dial === undefined ? undefined : this.#hooks;
+    const start = hooks === undefined ? 0 : performance.now();
     try {
       const conn = await this.#dialler.dial(signal);
       const connection = new Connection(conn, this.#frame, number, {
@@ -728,27 +744,29 @@ export class Client implements AsyncDisposable {
         died: (connection) => this.#died(connection),
       });
       this.#connections.add(connection);
-      if (hook !== undefined) {
-        this.#tell(() => hook({ duration: performance.now() - start }));
-      }
+      this.#tell(() => hooks?.dial?.({ duration: performance.now() - start }));
       return connection;
     } catch (error) {
       this.#places--;
-      if (hook !== undefined) {
-        this.#tell(() => hook({ duration: performance.now() - start, error }));
-      }
+      this.#tell(() =>
+        hooks?.dial?.({ duration: performance.now() - start, error })
+      );
       throw error;
     }
   }
 
-  /** Closes a connection for the pool. */
-  async #retire(connection: Connection): Promise<void> {
-    try {
-      await connection.end();
-    } finally {
+  /** Closes a connection for the pool; at once if nothing is in flight, so that
+   * its place is free for whoever comes next. */
+  #retire(connection: Connection): Promise<void> | void {
+    const ended = () => {
       this.#connections.delete(connection);
       this.#places--;
-    }
+    };
+    const ending = connection.end();
+    if (ending !== undefined) return ending.then(ended);
+    // Those in line may be about to give up for the same signal: nothing is to
+    // be dialled for them.
+    return this.#aborting ? Promise.resolve().then(ended) : ended();
   }
 
   #died(connection: Connection): void {
@@ -810,10 +828,12 @@ export class Client implements AsyncDisposable {
     if (group === undefined) {
       const requests = new Set<Request>();
       const listener = () => {
+        this.#aborting = true;
         for (const request of requests) {
           request.connection?.abandon(request);
           this.#reject(request, signal.reason);
         }
+        this.#aborting = false;
       };
       group = { requests, listener };
       this.#signals.set(signal, group);
@@ -846,7 +866,21 @@ export class Client implements AsyncDisposable {
   }
 
   #startTimer(): void {
-    this.#timer = setInterval(() => this.#sweep(), this.#interval);
+    let last = performance.now();
+    let excused = false;
+    this.#timer = setInterval(() => {
+      if (this.#inFlight === 0) {
+        clearInterval(this.#timer);
+        this.#timer = undefined;
+        return;
+      }
+      const now = performance.now();
+      // Late itself: the thread was busy, and what has come meanwhile may not
+      // have been read yet.
+      excused = !excused && now - last > 2 * this.#interval;
+      last = now;
+      if (!excused) this.#sweep(now);
+    }, this.#interval);
   }
 
   /** Has sweeps come often enough for a timeout to be late by 10 % or 50 ms
@@ -854,19 +888,16 @@ export class Client implements AsyncDisposable {
   #sweepOften(timeout: number): void {
     const interval = Math.max(MIN_SWEEP, timeout / 20);
     if (interval >= this.#interval) return;
-    this.#interval = interval;
+    // In halves, and with a sweep between: timeouts that are each a little
+    // shorter than the last one must not put it off again and again.
+    while (this.#interval > interval) this.#interval /= 2;
     if (this.#timer === undefined) return;
     clearInterval(this.#timer);
     this.#startTimer();
+    this.#sweep(performance.now());
   }
 
-  #sweep(): void {
-    if (this.#inFlight === 0) {
-      clearInterval(this.#timer);
-      this.#timer = undefined;
-      return;
-    }
-    const now = performance.now();
+  #sweep(now: number): void {
     for (const connection of this.#connections) {
       for (const request of connection.expired(now)) {
         this.#reject(request, new RequestTimeoutError(request.limit));
@@ -1107,9 +1138,14 @@ class Connection {
       this.load--;
     } else {
       // Its response may come late. While others share the connection it
-      // keeps its place, for as long again as it was given.
+      // keeps its place: for as long again as it was given, or for a second.
       request.deadline = 0;
-      request.timeout = request.limit;
+      request.timeout = request.limit && Math.max(request.limit, GRACE);
+      if (request.end > this.#written && request.payload.length > COPIED) {
+        // Its bytes are its owner's again, who may change them before the rest
+        // of them is written.
+        return this.destroy(new Error("A request was given up as it was sent"));
+      }
     }
     this.#settled();
   }
@@ -1142,6 +1178,13 @@ class Connection {
       this.load === 0 && (this.#ended !== undefined || this.#writeFailed)
     ) {
       this.destroy(undefined);
+    } else if (this.load === 0 && this.#encoded > this.#written) {
+      // Answered before it was taken whole, as far as is known: the write says
+      // so next, or else the server reads no more.
+      this.#timer ??= setTimeout(
+        () => this.destroy(new Error("A request was answered, not taken")),
+        SETTLE_TIMEOUT,
+      );
     } else {
       this.#owner.release(this);
     }
@@ -1188,6 +1231,8 @@ class Connection {
 
   async #flush(): Promise<void> {
     try {
+      // While it changes hands, whoever is next in line sends along.
+      while (!this.lent && this.usable && this.load > 0) await null;
       for (let empty = 0; !this.#dead;) {
         this.#encode();
         const chunk = this.#encoder.chunk();
@@ -1196,6 +1241,11 @@ class Connection {
         const n = await this.#conn.write(chunk);
         this.#encoder.advance(n);
         this.#offered = this.#written += n;
+        if (this.#timer !== undefined && this.#written === this.#encoded) {
+          clearTimeout(this.#timer);
+          this.#timer = undefined;
+          this.#settled();
+        }
         empty = n > 0 ? 0 : empty + 1;
         if (empty === MAX_EMPTY_TRIES) throw noProgress("writes");
       }
@@ -1234,11 +1284,12 @@ class Connection {
     }
   }
 
-  /** Closes it once nothing is in flight; resolves when it is closed. */
-  end(): Promise<void> {
+  /** Closes it once nothing is in flight; the promise, if it is not closed by
+   * then, resolves when it is. */
+  end(): Promise<void> | undefined {
     this.usable = false;
     if (this.load === 0) this.destroy(undefined);
-    if (this.#dead) return Promise.resolve();
+    if (this.#dead) return undefined;
     return new Promise((resolve) => this.#ended = resolve);
   }
 

@@ -7,6 +7,7 @@ import {
   assert,
   assertEquals,
   assertFalse,
+  assertGreater,
   assertInstanceOf,
   assertRejects,
   assertStrictEquals,
@@ -58,6 +59,99 @@ Deno.test("A connection that was closed before it was ever used is not kept", as
   assertEquals(network.conns.length, 2);
   assertEquals(client.stats().pool.open, 0);
   assertEquals(textOf(await client.send(ascii("a"))), "pong:a");
+});
+
+for (const how of ["abort", "timeout"]) {
+  Deno.test(`A large request given up while it is written ends its connection, so that its owner may change it: ${how}`, async () => {
+    using time = new FakeTime();
+    using network = new StubNetwork(() => new StubConn());
+    const client = new Client({ port: PORT, maxCap: 1, pipelining: 8 });
+    const first = client.send(ascii("first"));
+    await ticks();
+    const [one] = network.conns as [StubConn];
+    one.respond("FIRST");
+    await first;
+
+    const sent = client.send(ascii("sent"));
+    await ticks();
+    one.hold = true;
+    const controller = new AbortController();
+    const options = how === "abort"
+      ? { signal: controller.signal }
+      : { timeout: 100 };
+    const payload = new Uint8Array(200_000);
+    const large = rejection(client.send(payload, options));
+    await ticks();
+    const behind = client.send(ascii("behind"));
+    await ticks();
+    one.take(20_000);
+    await ticks();
+    assertGreater(one.offered, 0);
+    const lost = rejection(sent);
+    if (how === "abort") controller.abort("given up");
+    else await time.pass(200);
+    await large;
+    await ticks();
+    assert(one.closed);
+    // What was whole is lost; what was not goes out on another connection.
+    assertInstanceOf(await lost, ConnectionLostError);
+    await ticks();
+    const two = network.conns[1]!;
+    assertEquals(two.requests, ["behind"]);
+    two.respond("BEHIND");
+    assertEquals(textOf(await behind), "BEHIND");
+    await client.close();
+  });
+}
+
+for (const size of [16 * 1024, 200_000]) {
+  Deno.test(`A request of ${size} bytes that is given up once it is out, or is a copy, ends no connection`, async () => {
+    using network = new StubNetwork(() => new StubConn());
+    const client = new Client({ port: PORT, maxCap: 1, pipelining: 8 });
+    const neighbour = client.send(ascii("neighbour"));
+    await ticks();
+    const [one] = network.conns as [StubConn];
+    if (size <= 16 * 1024) one.hold = true;
+    const controller = new AbortController();
+    const { signal } = controller;
+    const payload = new Uint8Array(size);
+    const givenUp = rejection(client.send(payload, { signal }));
+    await ticks();
+    if (one.hold) one.take(100);
+    await ticks();
+    controller.abort("given up");
+    assertEquals(await givenUp, "given up");
+    assertFalse(one.closed);
+    payload.fill(1);
+    if (one.hold) one.take();
+    await ticks();
+    assertEquals(one.requests[1], "\0".repeat(size));
+    one.respond("N", "late");
+    assertEquals(textOf(await neighbour), "N");
+    await client.close();
+  });
+}
+
+Deno.test("Requests of one turn leave in one write also where they wait for a dial or for room", async () => {
+  using network = new StubNetwork(() => new StubConn());
+  const client = new Client({ port: PORT, maxCap: 1, pipelining: 50 });
+  const sent = Array.from(
+    { length: 200 },
+    (_, i) => client.send(ascii(`${i}`.padStart(3))),
+  );
+  await ticks();
+  const [one] = network.conns as [StubConn];
+  for (let batch = 1; batch <= 4; batch++) {
+    assertEquals(one.offers.length, batch);
+    assertEquals(one.requests.length, 50 * batch);
+    one.respond(...one.requests.slice(-50));
+    for (let i = 0; i < 10; i++) await ticks();
+  }
+  assertEquals(
+    (await Promise.all(sent)).map((response) => Number(textOf(response))),
+    Array.from({ length: 200 }, (_, i) => i),
+  );
+  await client.close();
 });
 
 Deno.test("A request in line whose connection dies in the hand-over goes on with another", async () => {
@@ -242,7 +336,7 @@ for (const ends of [true, false]) {
     await time.pass(100);
     // It takes no more, and is still read from.
     assertFalse(one.closed);
-    assertEquals(one.offers.length, 3);
+    assertEquals(one.offers.length, 2);
     one.respond("A");
     await ticks();
     const [a, b] = sent as [Promise<Uint8Array>, Promise<unknown>];

@@ -16,6 +16,7 @@ import {
   assertStrictEquals,
   assertStringIncludes,
   assertThrows,
+  fail,
 } from "@std/assert";
 import {
   Client,
@@ -39,6 +40,7 @@ import { PoolExhaustedError } from "../pool.ts";
 import {
   ascii,
   CountingSignal,
+  FakeTime,
   outcomeOf,
   pongServer,
   rejection,
@@ -1307,6 +1309,107 @@ Deno.test("close() with a signal rejects what is in flight when it aborts", asyn
     await ticks();
     assertEquals(shared.listeners, 0);
   }
+});
+
+Deno.test("close() keeps nothing idle and opens nothing to be, while it waits", async () => {
+  using time = new FakeTime();
+  using network = silent();
+  const client = new Client({ port: PORT, maxCap: 5, minIdle: 2 });
+  await time.pass(5000);
+  assertEquals(client.stats().pool.idle, 2);
+  const sent = client.send(ascii("a"));
+  await ticks();
+  const closing = client.close();
+  await ticks();
+  assertEquals(client.stats().pool.open, 1);
+  const dials = network.conns.length;
+  await time.pass(5000);
+  assertEquals(network.conns.length, dials);
+  network.conns.find(({ closed }) => !closed)!.respond("A");
+  assertEquals(textOf(await sent), "A");
+  await closing;
+  assertEquals(client.stats().pool.open, 0);
+});
+
+Deno.test("One caller after the other has its place, though nobody may wait", async () => {
+  for (const maxIdle of [0, 1]) {
+    using network = new StubNetwork();
+    const options = { maxCap: 1, maxWaiting: 0, maxIdle, idempotent: true };
+    const client = new Client({ port: PORT, ...options });
+    for (let i = 0; i < 3; i++) await client.send(ascii("a"));
+    assertEquals(network.conns.length, maxIdle === 0 ? 3 : 1);
+    if (maxIdle === 1) {
+      // And so has a request that is sent again.
+      const [one] = network.conns as [StubConn];
+      one.onRequest = () => one.deliver(null);
+      assertEquals(textOf(await client.send(ascii("b"))), "pong:b");
+      assertEquals(client.stats().retries, 1);
+    }
+    await client.close();
+  }
+});
+
+Deno.test("Hooks may be objects of classes, with fields of their own", async () => {
+  using _network = new StubNetwork();
+  class PoolMetrics {
+    figures = [0, 0];
+    opened() {
+      this.figures[0]!++;
+    }
+    closed() {
+      this.figures[1]!++;
+    }
+  }
+  class Metrics {
+    figures = [0, 0, 0];
+    pool = new PoolMetrics();
+    dial() {
+      this.figures[0]!++;
+    }
+    send() {
+      this.figures[1]!++;
+    }
+    settle() {
+      this.figures[2]!++;
+    }
+  }
+  const hooks = new Metrics();
+  const client = new Client({
+    port: PORT,
+    hooks,
+    onError: (error) => fail(String(error)),
+  });
+  await client.send(ascii("a"));
+  await client.close();
+  assertEquals(hooks.figures, [1, 1, 1]);
+  assertEquals(hooks.pool.figures, [1, 1]);
+});
+
+Deno.test("Options may be a class's getters, and each is read once", async () => {
+  using network = new StubNetwork(() =>
+    StubConn.pong({ lengthFieldLength: 2 })
+  );
+  const reads = new Map<string | symbol, number>();
+  class Config {
+    get port() {
+      return PORT;
+    }
+    get lengthFieldLength() {
+      return 2;
+    }
+  }
+  const options = new Proxy(new Config(), {
+    get(target, key, receiver) {
+      reads.set(key, (reads.get(key) ?? 0) + 1);
+      return Reflect.get(target, key, receiver);
+    },
+  });
+  const client = new Client(options as ClientOptions);
+  assertEquals(textOf(await client.send(ascii("a"))), "pong:a");
+  assertEquals(network.requests, ["a"]);
+  assert(reads.size > 10);
+  for (const [key, count] of reads) assertEquals(count, 1, String(key));
+  await client.close();
 });
 
 Deno.test("A later close() may be the one that kills", async () => {
