@@ -2240,12 +2240,12 @@ Deno.test("Pool forgets what it had no room for when it looked for minIdle", asy
 });
 
 Deno.test("A ping that hangs for a caller who has left holds up nobody while another is idle", async () => {
-  let hung: Resource | undefined;
-  using rig = new Rig({ ping: (r) => r !== hung || never() });
+  const hung = new Set<Resource>();
+  using rig = new Rig({ ping: (r) => !hung.has(r) || never() });
   const [a, b] = await rig.take(2);
   rig.pool.put(a!);
   rig.pool.put(b!);
-  hung = b;
+  hung.add(b!);
   const first = watch(rig.pool.get({ timeout: 10 }));
   await rig.clock.tick(10);
   assertEquals(first.state, "rejected");
