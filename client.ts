@@ -394,10 +394,13 @@ export class Client implements AsyncDisposable {
   /** Sweeps over the requests; referenced while there are any. */
   #timer: Timer | undefined;
   #interval = MAX_SWEEP;
+  /** When the last sweep came, and whether it was left out. */
+  #ticked = 0;
+  #excused = false;
   /** Requests that share a signal share a listener. */
   readonly #signals = new Map<AbortSignal, SignalGroup>();
-  /** A signal's requests are being given up, one after the other. */
-  #aborting = false;
+  /** Signals whose requests are being given up, one after the other. */
+  #aborting = 0;
 
   #closing: Promise<void> | undefined;
   /** Set by a forced close: what requests in flight are rejected with. */
@@ -535,7 +538,12 @@ export class Client implements AsyncDisposable {
    */
   close(options?: { signal?: AbortSignal }): Promise<void> {
     const signal = options?.signal;
-    this.#closing ??= this.#close();
+    if (this.#closing === undefined) {
+      // A hook that is told of what is closed may call this again.
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#closing = promise;
+      resolve(this.#close());
+    }
     if (signal !== undefined) {
       const kill = () => this.#kill(signal.reason);
       if (signal.aborted) {
@@ -621,9 +629,11 @@ export class Client implements AsyncDisposable {
     let load = this.#pipelining;
     for (const connection of this.#connections) {
       if (connection.dial <= after) continue;
-      if (connection.load < load && connection.lent && connection.usable) {
+      // One that is lent with nothing on it has not been written to the end.
+      const { load: its, lent, usable } = connection;
+      if (its > 0 && its < load && lent && usable) {
         least = connection;
-        load = connection.load;
+        load = its;
       }
     }
     return least;
@@ -766,7 +776,7 @@ export class Client implements AsyncDisposable {
     if (ending !== undefined) return ending.then(ended);
     // Those in line may be about to give up for the same signal: nothing is to
     // be dialled for them.
-    return this.#aborting ? Promise.resolve().then(ended) : ended();
+    return this.#aborting > 0 ? Promise.resolve().then(ended) : ended();
   }
 
   #died(connection: Connection): void {
@@ -828,12 +838,12 @@ export class Client implements AsyncDisposable {
     if (group === undefined) {
       const requests = new Set<Request>();
       const listener = () => {
-        this.#aborting = true;
+        this.#aborting++;
         for (const request of requests) {
           request.connection?.abandon(request);
           this.#reject(request, signal.reason);
         }
-        this.#aborting = false;
+        this.#aborting--;
       };
       group = { requests, listener };
       this.#signals.set(signal, group);
@@ -858,28 +868,20 @@ export class Client implements AsyncDisposable {
 
   #refTimer(ref: boolean): void {
     if (ref) {
-      if (this.#timer === undefined) this.#startTimer();
-      else Deno.refTimer(this.#timer);
+      if (this.#timer === undefined) {
+        this.#ticked = performance.now();
+        this.#startTimer();
+      } else Deno.refTimer(this.#timer);
     } else if (this.#timer !== undefined) {
       Deno.unrefTimer(this.#timer);
     }
   }
 
   #startTimer(): void {
-    let last = performance.now();
-    let excused = false;
     this.#timer = setInterval(() => {
-      if (this.#inFlight === 0) {
-        clearInterval(this.#timer);
-        this.#timer = undefined;
-        return;
-      }
-      const now = performance.now();
-      // Late itself: the thread was busy, and what has come meanwhile may not
-      // have been read yet.
-      excused = !excused && now - last > 2 * this.#interval;
-      last = now;
-      if (!excused) this.#sweep(now);
+      if (this.#inFlight > 0) return this.#tick(this.#interval);
+      clearInterval(this.#timer);
+      this.#timer = undefined;
     }, this.#interval);
   }
 
@@ -890,11 +892,23 @@ export class Client implements AsyncDisposable {
     if (interval >= this.#interval) return;
     // In halves, and with a sweep between: timeouts that are each a little
     // shorter than the last one must not put it off again and again.
-    while (this.#interval > interval) this.#interval /= 2;
+    const before = this.#interval;
+    while (this.#interval > interval) {
+      this.#interval = Math.max(MIN_SWEEP, this.#interval / 2);
+    }
     if (this.#timer === undefined) return;
     clearInterval(this.#timer);
     this.#startTimer();
-    this.#sweep(performance.now());
+    this.#tick(before);
+  }
+
+  /** Sweeps, unless it comes late itself: then the thread was busy, and what
+   * has come meanwhile may not have been read yet. */
+  #tick(interval: number): void {
+    const now = performance.now();
+    this.#excused = !this.#excused && now - this.#ticked > 2 * interval;
+    this.#ticked = now;
+    if (!this.#excused) this.#sweep(now);
   }
 
   #sweep(now: number): void {
@@ -1131,6 +1145,12 @@ class Connection {
 
   /** Forgets a request that timed out or was aborted. */
   abandon(request: Request): void {
+    if (this.#forget(request)) this.#settled();
+    else this.#cut();
+  }
+
+  /** False if the connection cannot go on without the request. */
+  #forget(request: Request): boolean {
     request.connection = undefined;
     this.#live--;
     if (request.end < 0) {
@@ -1141,13 +1161,15 @@ class Connection {
       // keeps its place: for as long again as it was given, or for a second.
       request.deadline = 0;
       request.timeout = request.limit && Math.max(request.limit, GRACE);
-      if (request.end > this.#written && request.payload.length > COPIED) {
-        // Its bytes are its owner's again, who may change them before the rest
-        // of them is written.
-        return this.destroy(new Error("A request was given up as it was sent"));
-      }
+      // The bytes of one that is not copied are its owner's again, who may
+      // change them before the rest of them is written.
+      return request.end <= this.#written || request.payload.length <= COPIED;
     }
-    this.#settled();
+    return true;
+  }
+
+  #cut(): void {
+    this.destroy(new Error("A request was given up as it was written"));
   }
 
   /** Abandons the requests that have timed out, and returns them. */
@@ -1163,7 +1185,10 @@ class Connection {
         else overdue = true;
       }
     }
-    for (const request of expired) this.abandon(request);
+    // All of them first: what is lost with the connection may be sent again.
+    const whole = expired.map((request) => this.#forget(request));
+    if (whole.includes(false)) this.#cut();
+    else if (whole.length > 0) this.#settled();
     if (overdue) this.destroy(new Error("A response did not come"));
     if (now >= this.#owner.expiresAt) this.usable = false;
     return expired;
@@ -1171,6 +1196,7 @@ class Connection {
 
   /** Fewer requests are on it than before. */
   #settled(): void {
+    if (this.#dead) return;
     if (this.load > 0 && this.#live === 0) {
       // Nobody is left who waits, and it is not worth being in doubt.
       this.destroy(new Error("Every request was given up"));
@@ -1269,6 +1295,7 @@ class Connection {
     if (this.#dead) return;
     this.usable = false;
     this.#writeFailed = true;
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.destroy(error), SETTLE_TIMEOUT);
   }
 

@@ -916,7 +916,7 @@ export class Pool<T> implements AsyncDisposable {
       const pinging = this.#pinging;
       while (
         pinging > 0 && pinging === this.#pinging && waiter.ticket === ticket &&
-        this.#line.size <= this.#openings.size + pinging && this.#offer()
+        this.#offer()
       );
       this.#serve();
       const waiting = this.#waiting();

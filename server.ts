@@ -1012,7 +1012,8 @@ class Connection {
         new TimeoutError(`Write made no progress for ${writeTimeout} ms`),
       );
     }
-    const waiting = this.#state !== "open" || this.#blocked || this.#greeting
+    const waiting = this.#state !== "open" || !this.#taking || this.#blocked ||
+        this.#greeting
       ? null
       : this.#decoder.buffered > 0
       ? "frame"

@@ -104,6 +104,115 @@ for (const how of ["abort", "timeout"]) {
   });
 }
 
+Deno.test("Requests that time out as one of them ends their connection are not sent again", async () => {
+  using time = new FakeTime();
+  using network = new StubNetwork(() => new StubConn());
+  const client = new Client({ port: PORT, maxCap: 1, pipelining: 4 });
+  const first = client.send(ascii("first"));
+  await ticks();
+  const [one] = network.conns as [StubConn];
+  one.respond("FIRST");
+  await first;
+  const sent = outcomeOf(client.send(ascii("sent"), { timeout: 5000 }));
+  await ticks();
+  one.hold = true;
+  const settled: string[] = [];
+  for (const payload of [new Uint8Array(100_000), ascii("small")]) {
+    client.send(payload, { timeout: 500 }).then(
+      () => settled.push("answered"),
+      (error) => settled.push(error.name),
+    );
+  }
+  await ticks();
+  await time.pass(200);
+  // Nothing more can be sent; the reader still waits for "sent".
+  one.refuse(new Deno.errors.BrokenPipe("broken"));
+  await time.pass(500);
+  assertEquals(settled, ["RequestTimeoutError", "RequestTimeoutError"]);
+  assertInstanceOf(await sent, ConnectionLostError);
+  assertEquals(network.conns.length, 1);
+  assertEquals(client.stats().inFlight, 0);
+  // Time still passes for whoever comes next.
+  const late = rejection(client.send(ascii("late"), { timeout: 100 }));
+  await time.pass(200);
+  assertInstanceOf(await late, RequestTimeoutError);
+  await client.close();
+});
+
+/** A connection whose request is half written. */
+async function halfWritten(client: Client, network: StubNetwork) {
+  const early = client.send(new Uint8Array(300_000));
+  await ticks();
+  const [one] = network.conns as [StubConn];
+  one.take();
+  await ticks();
+  one.take(1000);
+  await ticks();
+  return { one, early };
+}
+
+function holding(): StubConn {
+  return Object.assign(new StubConn(), { hold: true });
+}
+
+Deno.test("Nobody shares a connection whose request was answered before it was taken", async () => {
+  using time = new FakeTime();
+  using network = new StubNetwork(holding);
+  const client = new Client({ port: PORT, maxCap: 1, pipelining: 4 });
+  const { one, early } = await halfWritten(client, network);
+  one.respond("early");
+  await early;
+  await ticks();
+  const next = client.send(ascii("next"));
+  await ticks();
+  assertEquals(client.stats().pool.waiting, 1);
+  for (let i = 0; i < 6; i++) {
+    await time.pass(100);
+    one.take(50_000);
+    await ticks();
+  }
+  // It is taken now, and carries the next.
+  one.take();
+  await ticks();
+  one.respond("NEXT");
+  assertEquals(textOf(await next), "NEXT");
+  await time.pass(5000);
+  assertFalse(one.closed);
+  assertEquals(network.conns.length, 1);
+  await client.close();
+});
+
+Deno.test("A connection that is killed as its request is answered leaves no timer", async () => {
+  using time = new FakeTime();
+  using network = new StubNetwork(holding);
+  const client = new Client({ port: PORT, maxCap: 1 });
+  const { one, early } = await halfWritten(client, network);
+  const outcome = outcomeOf(early);
+  one.respond("early");
+  const closing = client.close({ signal: AbortSignal.abort() });
+  await ticks();
+  await outcome;
+  await closing;
+  assertEquals(time.timers, { running: 0, referenced: 0 });
+});
+
+Deno.test("close() called again by what it is told of is the same", async () => {
+  using network = new StubNetwork((i) => i === 0 ? StubConn.pong() : holding());
+  let inner: Promise<void> | undefined;
+  const closed = () => void (inner ??= client.close());
+  const hooks = { pool: { closed } };
+  const client: Client = new Client({ port: PORT, maxCap: 2, hooks });
+  const a = client.send(ascii("a"));
+  const b = client.send(ascii("b"));
+  await a;
+  await ticks();
+  const outer = client.close();
+  assertStrictEquals(inner, outer);
+  network.conns[1]!.respond("B");
+  await b;
+  await outer;
+});
+
 for (const size of [16 * 1024, 200_000]) {
   Deno.test(`A request of ${size} bytes that is given up once it is out, or is a copy, ends no connection`, async () => {
     using network = new StubNetwork(() => new StubConn());

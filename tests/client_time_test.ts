@@ -435,17 +435,20 @@ Deno.test("Timeouts that are each a little shorter put off none", async () => {
 
 Deno.test("A response that came in time is not missed because the thread was busy", async () => {
   using server = new ScriptedServer();
-  await using client = new Client({ port: server.port, requestTimeout: 400 });
+  await using client = new Client({ port: server.port, requestTimeout: 1000 });
   const sent = client.send(ascii("a"));
   using peer = await server.accept();
   await peer.expect("a");
   // A sweep sees what it waits for.
   await new Promise((resolve) => setTimeout(resolve, 100));
   const responding = peer.respond("A");
-  const end = performance.now() + 800;
+  const end = performance.now() + 1500;
   while (performance.now() < end);
+  // A shorter timeout sweeps at once.
+  const other = rejection(client.send(ascii("b"), { timeout: 100 }));
   await responding;
   assertEquals(textOf(await sent), "A");
+  assertInstanceOf(await other, RequestTimeoutError);
 });
 
 Deno.test("A connection whose request was answered before it was taken is not used before the rest is", async () => {

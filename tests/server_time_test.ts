@@ -353,6 +353,29 @@ Deno.test("readTimeout and writeTimeout are counted, and are the signal's reason
   await server.shutdown();
 });
 
+Deno.test("readTimeout does not concern what is left unread behind a failed handler", async () => {
+  using time = new FakeTime();
+  const errors: unknown[] = [];
+  const gate = Promise.withResolvers<Uint8Array>();
+  const conn = new StubConnection();
+  const done = serveConnection(conn, (payload) => {
+    if (payload[0] === 1) return gate.promise;
+    throw new Error("no");
+  }, {
+    concurrency: 4,
+    readTimeout: 100,
+    onError: (error) => void errors.push((error as Error).message),
+  });
+  conn.feed(wire([1, 2, 3]));
+  await time.advance(500);
+  assertEquals(conn.closes, 0);
+  gate.resolve(Uint8Array.of(1));
+  await time.advance(0);
+  await done;
+  assertEquals(heads(conn.answers()), [1]);
+  assertEquals(errors, ["no"]);
+});
+
 Deno.test("shutdownTimeout forces, and aborts the handlers' signals", async () => {
   using time = new FakeTime();
   using listener = new FakeListener();
