@@ -466,11 +466,15 @@ export class Client implements AsyncDisposable {
     const { initialCap, minIdle, maxIdle, maxWaiting } = options;
     if (initialCap !== undefined) poolOptions.initialCap = initialCap;
     if (minIdle !== undefined) poolOptions.minIdle = minIdle;
+    // As late as any limit here may be: a tenth of it, or 50 ms.
+    const shortest = shorter(poolOptions.idleTimeout!, this.#maxLifetime);
+    const delay = Math.max(2 * MIN_SWEEP, shortest / 10);
     if (minIdle !== undefined && minIdle > 0) {
-      poolOptions.reapInterval = Math.min(
-        MAX_REFILL_DELAY,
-        shorter(poolOptions.idleTimeout!, this.#maxLifetime) / 2 || Infinity,
-      );
+      poolOptions.reapInterval = shortest === 0
+        ? MAX_REFILL_DELAY
+        : Math.min(MAX_REFILL_DELAY, delay);
+    } else if (shortest > 0) {
+      poolOptions.reapInterval = delay;
     }
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;

@@ -360,7 +360,9 @@ for (const [what, act] of Object.entries(IDLE_ENDS)) {
       server.listen(0, "127.0.0.1", resolve);
     });
     const { port } = server.address() as AddressInfo;
-    const client = new Client({ port, maxCap: 3, initialCap: 1 });
+    // Without it, idleness would drop them in the end, whatever came.
+    const idleTimeout = 0;
+    const client = new Client({ port, maxCap: 3, initialCap: 1, idleTimeout });
     // Two that have answered, and one that has never been used.
     await Promise.all([client.send(ascii("a")), client.send(ascii("b"))]);
     await client.send(ascii("c"));

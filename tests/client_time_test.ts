@@ -417,6 +417,32 @@ Deno.test("A dial that a request has given up serves the next one", async () => 
   await end(client, time);
 });
 
+Deno.test("idleTimeout and maxLifetime are no more than 10 % or 50 ms late", async () => {
+  for (const minIdle of [0, 1]) {
+    for (const limit of [100, 2000, 60_000]) {
+      for (const name of ["idleTimeout", "maxLifetime"] as const) {
+        for (const phase of [0.3, 0.8]) {
+          using time = new FakeTime();
+          using network = new StubNetwork();
+          const client = newClient({ [name]: limit, minIdle });
+          await client.send(ascii("a"));
+          await time.pass(phase * limit);
+          const [one] = network.conns as [StubConn];
+          const start = name === "idleTimeout" ? time.now : 1000;
+          if (name === "idleTimeout") await client.send(ascii("b"));
+          // A lifetime is up to 10 % shorter, by chance.
+          const least = name === "idleTimeout" ? limit : 0.9 * limit;
+          await time.pass(start + least - 1 - time.now);
+          assertEquals(one.closed, false);
+          await time.pass(start + latest(limit) - time.now);
+          assertEquals(one.closed, true, `${name} ${limit} ${minIdle}`);
+          await end(client, time);
+        }
+      }
+    }
+  }
+});
+
 Deno.test("Timeouts that are each a little shorter put off none", async () => {
   using time = new FakeTime();
   using _network = new StubNetwork(() => new StubConn());
