@@ -102,7 +102,7 @@ export interface ClientOptions extends FrameOptions {
    * @default {"127.0.0.1"}
    */
   hostname?: string;
-  /** Port of the server. */
+  /** Port of the server, 1 to 65535; required without `path`. */
   port?: number;
   /** Path of the server's Unix socket, instead of host name and port. */
   path?: string;
@@ -179,8 +179,8 @@ export interface ClientOptions extends FrameOptions {
    */
   requestTimeout?: number;
   /**
-   * Most requests in flight on one connection. Requests share a connection
-   * only when all `maxCap` are busy.
+   * Most requests in flight on one connection, at least 1. Requests share a
+   * connection only when all `maxCap` are busy.
    *
    * @default {1}
    */

@@ -130,21 +130,22 @@ export interface FrameOptions {
    */
   lengthFieldOffset?: number;
   /**
-   * Added to the field's value to get the number of bytes after the field;
-   * negative where the field counts itself or what stands before it.
+   * Added to the field's value to get the number of bytes after the field, a
+   * safe integer; negative where the field counts itself or what stands before.
    *
    * @default {0}
    */
   lengthAdjustment?: number;
   /**
-   * Bytes dropped from the front of each decoded frame; 0 keeps the header.
+   * Bytes dropped from the front of each decoded frame, 0 or more; 0 keeps the
+   * header.
    *
    * @default {lengthFieldOffset + lengthFieldLength}
    */
   initialBytesToStrip?: number;
   /**
-   * Most bytes allowed after the length field, after adjustment: the same
-   * when decoding and when encoding.
+   * Most bytes allowed after the length field, after adjustment, 0 or more:
+   * the same when decoding and when encoding.
    *
    * @default {16777216}
    */

@@ -101,7 +101,8 @@ export interface HandlerContext {
  * 2147483647. */
 export interface ConnectionOptions extends FrameOptions {
   /**
-   * Handlers at once on one connection; responses keep the requests' order.
+   * Handlers at once on one connection, at least 1; responses keep the
+   * requests' order.
    *
    * @default {1}
    */
@@ -176,7 +177,7 @@ export interface ServeOptions extends ConnectionOptions {
    */
   hostname?: string;
   /**
-   * Port to listen on; 0 picks a free one, which `addr` tells.
+   * Port to listen on, up to 65535; 0 picks a free one, which `addr` tells.
    *
    * @default {0}
    */
@@ -196,7 +197,7 @@ export interface ServeOptions extends ConnectionOptions {
    */
   reusePort?: boolean;
   /**
-   * Connections that may wait to be accepted.
+   * Connections that may wait to be accepted, at least 1.
    *
    * @default {511}
    */
@@ -214,7 +215,7 @@ export interface ServeOptions extends ConnectionOptions {
    */
   keepAlive?: boolean;
   /**
-   * Accepting pauses while so many connections are open.
+   * Accepting pauses while so many connections are open, at least 1.
    *
    * @default {Infinity}
    */

@@ -1,7 +1,7 @@
-// The library's main job on this machine: one checked load, sent three ways
-// over loopback, about ten seconds in all.
+// deno run --allow-net=127.0.0.1 examples/demo.ts
 //
-//   deno task demo
+// The library's main job on this machine: one checked load, sent three ways
+// over loopback, about ten seconds in all. `deno task demo` does the same.
 //
 // The exit code is 1 if one response is wrong or missing.
 

@@ -11,6 +11,7 @@ const options = {
   byteOrder: "big",
   lengthFieldOffset: 0,
   lengthAdjustment: 0,
+  initialBytesToStrip: undefined as number | undefined,
   maxFrameLength: 16 * 1024 * 1024,
   connections: 10,
   pipelining: 1,
@@ -22,8 +23,8 @@ const [address, ...flags] = Deno.args;
 for (const flag of flags) {
   const [, name = "", value = ""] = /^--(\w+)=(.*)$/s.exec(flag) ?? [];
   if (!Object.hasOwn(options, name)) throw new Error(`No option ${flag}`);
-  const number = typeof options[name as keyof typeof options] === "number";
-  Object.assign(options, { [name]: number ? Number(value) : value });
+  const text = name === "byteOrder" || name === "text";
+  Object.assign(options, { [name]: text ? value : Number(value) });
 }
 const { connections, pipelining, rate, text } = options;
 const { hostname, port } = new URL(`tcp://${address}`);

@@ -3,7 +3,7 @@
 // One port, one process for each core: Linux spreads new connections over all
 // listeners with `reusePort`. The parent serves nothing; it replaces a worker
 // that dies, and on SIGTERM has all of them drain. For a start it kills one
-// under load, to show that no caller notices.
+// under load, to show that the service goes on.
 
 import { Client, serve } from "@wirepool/net";
 

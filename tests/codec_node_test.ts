@@ -4,16 +4,17 @@
  */
 import { assertEquals } from "@std/assert";
 import { concat } from "@std/bytes";
+import { testUnless } from "./test_unless.ts";
 
-/** Why there is no Node to run, or null. */
-function whyNoNode(): string | null {
+/** Why there is no Node to run, or false. */
+function whyNoNode(): string | false {
   const asked = { name: "run", command: "node" } as const;
   if (Deno.permissions.querySync(asked).state !== "granted") {
     return "may not run node";
   }
   try {
     new Deno.Command("node", { args: ["--version"] }).outputSync();
-    return null;
+    return false;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return "node is not installed";
     throw error;
@@ -22,10 +23,8 @@ function whyNoNode(): string | null {
 
 const whyNot = whyNoNode();
 
-function testNode(name: string, test: () => Promise<void>): void {
-  if (whyNot === null) Deno.test(name, test);
-  else Deno.test.ignore(`${name} (${whyNot})`, test);
-}
+const testNode = (name: string, test: () => Promise<void>) =>
+  testUnless(whyNot, name, test);
 
 /** The JavaScript of a module of this package, and what it imports. */
 async function transpile(

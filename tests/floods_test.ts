@@ -18,6 +18,7 @@ import { Client } from "../client.ts";
 import { encodeFrame } from "../codec.ts";
 import { type ChildOptions, ChildServer, figuresOf } from "./child_server.ts";
 import { longRun, MIB } from "./codec_support.ts";
+import { testUnless } from "./test_unless.ts";
 import { eventually, report, sleep } from "./traffic.ts";
 
 const KIB = 1024;
@@ -330,11 +331,10 @@ Deno.test("Connections that never read are held back, and cost bounded memory", 
   });
 });
 
-Deno.test({
-  name:
-    "A server out of descriptors goes on, and accepts again when there are some",
-  ignore: windows, // No limit to set.
-  async fn() {
+testUnless(
+  windows && "no limit to set",
+  "A server out of descriptors goes on, and accepts again when there are some",
+  async () => {
     await beside({ descriptors: 128 }, async (traffic, flood, child) => {
       await flood.connect(200);
       flood.watch();
@@ -359,4 +359,4 @@ Deno.test({
       });
     });
   },
-});
+);

@@ -9,6 +9,7 @@ import { Client, type ClientOptions } from "../client.ts";
 import { ChildServer } from "./child_server.ts";
 import { chosenSeed, longRun } from "./codec_support.ts";
 import { freePort } from "./free_port.ts";
+import { testUnless } from "./test_unless.ts";
 import {
   eventually,
   isIdempotent,
@@ -124,11 +125,10 @@ Deno.test("A server killed and started again crosses no response, and is found a
   });
 });
 
-Deno.test({
-  name:
-    "Servers drained one after the other fail no request that they have received, and clients move over",
-  ignore: windows, // No signal to ask with.
-  async fn() {
+testUnless(
+  windows && "no signal to ask with",
+  "Servers drained one after the other fail no request that they have received, and clients move over",
+  async () => {
     await seeded(chosenSeed(), async (random) => {
       const ledger = new Ledger(1 << 20);
       let latest = 0;
@@ -219,7 +219,7 @@ Deno.test({
       );
     });
   },
-});
+);
 
 /** Gives each connection to the next server that takes it. */
 class Balancer {

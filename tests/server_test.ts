@@ -32,6 +32,7 @@ import {
   until,
   wire,
 } from "./server_support.ts";
+import { testUnless } from "./test_unless.ts";
 
 const KIB = 1024;
 
@@ -82,11 +83,10 @@ Deno.test("serve() asks for a backlog of 511, and for a shared port only when to
   ]);
 });
 
-Deno.test({
-  name: "reusePort shares a port where Deno allows it",
-  // Windows has nothing like it.
-  ignore: Deno.build.os === "windows",
-  fn: async () => {
+testUnless(
+  Deno.build.os === "windows" && "it has nothing like it",
+  "reusePort shares a port where Deno allows it",
+  async () => {
     const program = `
       const one = serve({ reusePort: true }, echo);
       const { port } = one.addr;
@@ -99,7 +99,7 @@ Deno.test({
     `;
     assertEquals(await exitCode(program, "--unstable-net"), 0);
   },
-});
+);
 
 Deno.test("noDelay and keepAlive are on unless switched off, and no reason to fail", async () => {
   class Tcp extends StubConnection {

@@ -2,11 +2,13 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { type HandlerContext, serve } from "../server.ts";
 import { BAD_HEADER, heads, Peer, settle, until } from "./server_support.ts";
+import { testUnless } from "./test_unless.ts";
 
-const test = Deno.build.os === "windows"
-  ? (name: string, fn: () => Promise<void>) =>
-    Deno.test.ignore(`${name} (not every Windows has Unix sockets)`, fn)
-  : (name: string, fn: () => Promise<void>) => Deno.test(name, fn);
+const NO_SOCKETS = Deno.build.os === "windows" &&
+  "not every Windows has Unix sockets";
+
+const test = (name: string, fn: () => Promise<void>) =>
+  testUnless(NO_SOCKETS, name, fn);
 
 async function withPath(fn: (path: string) => Promise<void>): Promise<void> {
   const folder = await Deno.makeTempDir();
