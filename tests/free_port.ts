@@ -14,7 +14,11 @@ export function freePort(): number {
       Deno.listen({ hostname: "127.0.0.1", port }).close();
       return port;
     } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+      // Windows keeps some for itself.
+      const { AddrInUse, PermissionDenied } = Deno.errors;
+      if (!(error instanceof AddrInUse || error instanceof PermissionDenied)) {
+        throw error;
+      }
     }
   }
 }
