@@ -1,6 +1,8 @@
 // Processes of the benchmarks: a parent calls functions of a child by name,
 // one line of JSON each way over the child's standard input and output.
 
+import { PROFILING } from "./profiler.ts";
+
 /** Calls that a child answers. */
 // deno-lint-ignore no-explicit-any
 export type Calls = Record<string, (...args: any[]) => unknown>;
@@ -80,8 +82,10 @@ export class Child implements AsyncDisposable {
   }
 }
 
-/** Answers calls until the input ends: the whole life of a child. */
-export async function answer(calls: Calls): Promise<never> {
+/** Answers calls until the input ends: the whole life of a child. Each can be
+ * profiled. */
+export async function answer(own: Calls): Promise<never> {
+  const calls = { ...PROFILING, ...own };
   for await (const line of lines(Deno.stdin.readable)) {
     respond(calls, line);
   }

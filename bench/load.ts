@@ -9,6 +9,7 @@ import {
   type GrpcClient,
   importPeer,
 } from "./peers.ts";
+import { mark } from "./profiler.ts";
 import { check, makeFrames, makePayload, readAll, writeAll } from "./wire.ts";
 
 /** Every so many answers are compared with what was sent. */
@@ -31,8 +32,10 @@ class Meter {
     await sleep(RUN_UP);
     const start = performance.now();
     const before = this.count;
+    mark();
     await sleep(1000 * seconds);
     const rate = 1000 * (this.count - before) / (performance.now() - start);
+    mark();
     this.stopped = true;
     return rate;
   }

@@ -3,20 +3,33 @@
 //   deno task bench             everything, in less than four minutes; writes
 //                               RESULTS.md and results.svg beside this file
 //   deno task bench NAME…       parts of it, for the terminal alone
+//   deno task bench profile     where the time goes in the cases whose goals are
+//                               out of reach; no part of everything; writes
+//                               PROFILE.md beside this file
 
 import type { Part } from "./measure.ts";
 import { client } from "./part_client.ts";
 import { growth } from "./part_growth.ts";
 import { memory } from "./part_memory.ts";
 import { pool } from "./part_pool.ts";
+import { profile } from "./part_profile.ts";
 import { server } from "./part_server.ts";
 import { spike } from "./pool_spike.ts";
 import { Progress } from "./progress.ts";
-import { formatChart, formatPage, formatTable, type Report } from "./report.ts";
+import {
+  formatChart,
+  formatPage,
+  formatTable,
+  keep,
+  type Report,
+} from "./report.ts";
 
 const PARTS: readonly Part[] = [server, client, pool, spike, memory, growth];
+/** Parts that only run when they are named. */
+const MORE: readonly Part[] = [profile];
 
-const names = PARTS.map(({ name }) => name);
+const all = [...PARTS, ...MORE];
+const names = all.map(({ name }) => name);
 const unknown = Deno.args.filter((name) => !names.includes(name));
 if (unknown.length > 0) {
   console.error(`No part ${unknown.join(", ")}; there are ${names.join(", ")}`);
@@ -24,7 +37,7 @@ if (unknown.length > 0) {
 }
 const parts = Deno.args.length === 0
   ? PARTS
-  : PARTS.filter(({ name }) => Deno.args.includes(name));
+  : all.filter(({ name }) => Deno.args.includes(name));
 
 const start = performance.now();
 const progress = new Progress(parts.reduce((sum, { steps }) => sum + steps, 0));
@@ -39,15 +52,7 @@ progress.end();
 for (const report of reports) console.log(formatTable(report));
 const seconds = (performance.now() - start) / 1000;
 console.log(`${Math.round(seconds)} seconds`);
-if (parts.length === PARTS.length) await keep(reports, seconds);
-
-async function keep(reports: Report[], seconds: number): Promise<void> {
-  const page = new URL("RESULTS.md", import.meta.url);
-  const chart = new URL("results.svg", import.meta.url);
-  await Deno.writeTextFile(page, formatPage(reports, seconds));
-  await Deno.writeTextFile(chart, formatChart(reports));
-  // They are part of the repository, and are formatted as all of it is.
-  const args = ["fmt", "--quiet", page.href, chart.href];
-  const { success } = await new Deno.Command("deno", { args }).output();
-  if (!success) throw new Error("The results could not be formatted");
+if (parts === PARTS) {
+  await keep("RESULTS.md", formatPage(reports, seconds));
+  await keep("results.svg", formatChart(reports));
 }

@@ -17,6 +17,8 @@ export interface Row {
   /** The goal; without one, the figure is for information. */
   readonly least?: number;
   readonly most?: number;
+  /** Whether the part `profile` shows what stands between it and its goal. */
+  readonly profiled?: boolean;
 }
 
 /** What one contender did, for information and for the chart. */

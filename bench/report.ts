@@ -31,6 +31,16 @@ export function formatTable({ part, findings }: Report): string {
   return `\n${part.title}\n${align([...rows, ...rates])}${missing.join("")}`;
 }
 
+/** Writes a file beside this one. It is part of the repository, and is formatted
+ * as all of it is. */
+export async function keep(name: string, content: string): Promise<void> {
+  const url = new URL(name, import.meta.url);
+  await Deno.writeTextFile(url, content);
+  const args = ["fmt", "--quiet", url.href];
+  const { success } = await new Deno.Command("deno", { args }).output();
+  if (!success) throw new Error(`${name} could not be formatted`);
+}
+
 /** The page that is kept. */
 export function formatPage(
   reports: readonly Report[],
@@ -47,6 +57,9 @@ export function formatPage(
     " rounds' ratios; beside it stand their first and third quartile.",
     "",
     ...machine().map((line) => `- ${line}`),
+    `- Peers: ${
+      Object.values(PEERS).map((peer) => peer.slice("npm:".length)).join(", ")
+    }, on the same Deno`,
     "",
     "![Speed beside peers](results.svg)",
     "",
@@ -62,6 +75,14 @@ export function formatPage(
             quartiles(row.figure)
           } | ${goal(row)} | ${verdict(row)} |`
         ),
+        "",
+      );
+    }
+    for (const row of findings.rows) {
+      if (!row.profiled || reached(row) !== false) continue;
+      lines.push(
+        `Not reached: ${lowerFirst(row.what)}. [PROFILE.md](PROFILE.md) shows` +
+          " what stands between, and how near it came.",
         "",
       );
     }
@@ -138,16 +159,17 @@ function escape(words: string): string {
   return words.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
+function lowerFirst(words: string): string {
+  return words.charAt(0).toLowerCase() + words.slice(1);
+}
+
 /** What the figures come from. */
-function machine(): string[] {
+export function machine(): string[] {
   const { deno, v8 } = Deno.version;
   return [
     `${cpuModel()}, ${navigator.hardwareConcurrency} cores, ` +
     `${Deno.build.os} ${Deno.osRelease()} ${Deno.build.arch}`,
     `Deno ${deno}, V8 ${v8}`,
-    `Peers: ${
-      Object.values(PEERS).map((peer) => peer.slice("npm:".length)).join(", ")
-    }, on the same Deno`,
   ];
 }
 
@@ -168,12 +190,13 @@ function verdict(row: Row): string {
   return outcome === undefined ? "" : outcome ? "reached" : "not reached";
 }
 
-function quartiles({ low, high }: Spread): string {
+/** Both, in three digits. */
+export function quartiles({ low, high }: Spread): string {
   return `${number(low)} – ${number(high)}`;
 }
 
 /** Three digits, in full. */
-function number(value: number): string {
+export function number(value: number): string {
   if (Number.isNaN(value)) return "–";
   const rounded = Number(value.toPrecision(3));
   return rounded.toLocaleString("en", { maximumSignificantDigits: 3 });
