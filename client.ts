@@ -666,7 +666,10 @@ export class Client implements AsyncDisposable {
       const connection = await turn;
       this.#waiting--;
       this.#resending -= resent;
-      const inTime = request.remain(performance.now() - start);
+      const now = performance.now();
+      const inTime = request.remain(now - start);
+      // Known for once, so that it need not wait for a sweep to be.
+      if (request.limit > 0) request.deadline = now + request.timeout;
       const taken = request.takes(connection);
       if (taken && inTime && !signal?.aborted) {
         this.#dispatch(request, connection);
@@ -803,8 +806,10 @@ export class Client implements AsyncDisposable {
     request.lostAt = this.#lastLoss;
     this.#retries++;
     this.#unwatch(request);
-    if (request.deadline > 0) {
-      request.timeout = Math.max(1, request.deadline - performance.now());
+    if (request.limit > 0) {
+      const now = performance.now();
+      if (request.deadline === 0) request.deadline = now + request.timeout;
+      else request.timeout = Math.max(1, request.deadline - now);
     }
     this.#start(request);
   }
@@ -984,8 +989,8 @@ class Request {
    * sent; 0 is for ever. */
   readonly limit: number;
   timeout: number;
-  /** When it times out. A sweep sets it when it first sees the request, so
-   * that a request reads no clock; 0 until then. */
+  /** When it times out; 0 until that is known. As a rule a sweep sets it when
+   * it first sees the request, so that a request reads no clock. */
   deadline = 0;
 
   /** The connection that it is on, and its neighbours in one of its queues. */
@@ -1135,7 +1140,6 @@ class Connection {
   /** Queues a request; those of one turn leave in one write. */
   send(request: Request): void {
     request.connection = this;
-    request.deadline = 0;
     request.start = request.end = -1;
     this.load++;
     this.#live++;

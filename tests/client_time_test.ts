@@ -443,6 +443,39 @@ Deno.test("idleTimeout and maxLifetime are no more than 10 % or 50 ms late", asy
   }
 });
 
+Deno.test("A request that is sent again times out no later than another", async () => {
+  for (let phase = 0; phase < 50; phase += 7) {
+    using time = new FakeTime();
+    const conns: StubConn[] = [];
+    const dials: (() => void)[] = [];
+    using _dial = replace("connect", () => {
+      const { promise, resolve } = Promise.withResolvers<StubConn>();
+      dials.push(() => resolve(conns[conns.push(new StubConn()) - 1]!));
+      return promise;
+    });
+    const client = newClient({ maxCap: 1, requestTimeout: 403 });
+    const a = client.send(ascii("a"));
+    await ticks();
+    dials.shift()!();
+    await ticks();
+    conns[0]!.respond("A");
+    await a;
+    // It is lost before a sweep has seen it, and sent again right after one.
+    conns[0]!.hold = true;
+    await time.pass(1);
+    const start = time.now;
+    const b = fate(client.send(ascii("b")), time);
+    await time.pass(23);
+    conns[0]!.deliver(new Deno.errors.ConnectionReset("reset"));
+    await time.pass(phase);
+    dials.shift()!();
+    await time.pass(600);
+    assertEquals(conns[1]!.requests, ["b"]);
+    assertInTime((await b).at - start, 403);
+    await end(client, time);
+  }
+});
+
 Deno.test("Timeouts that are each a little shorter put off none", async () => {
   using time = new FakeTime();
   using _network = new StubNetwork(() => new StubConn());
