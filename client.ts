@@ -468,14 +468,11 @@ export class Client implements AsyncDisposable {
     if (minIdle !== undefined) poolOptions.minIdle = minIdle;
     // As late as any limit here may be: a tenth of it, or 50 ms.
     const shortest = shorter(poolOptions.idleTimeout!, this.#maxLifetime);
-    const delay = Math.max(2 * MIN_SWEEP, shortest / 10);
-    if (minIdle !== undefined && minIdle > 0) {
-      poolOptions.reapInterval = shortest === 0
-        ? MAX_REFILL_DELAY
-        : Math.min(MAX_REFILL_DELAY, delay);
-    } else if (shortest > 0) {
-      poolOptions.reapInterval = delay;
-    }
+    const reapInterval = shorter(
+      shortest && Math.max(2 * MIN_SWEEP, shortest / 10),
+      (minIdle ?? 0) > 0 ? MAX_REFILL_DELAY : 0,
+    );
+    if (reapInterval > 0) poolOptions.reapInterval = reapInterval;
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;
     this.#pool = new Pool(poolOptions);

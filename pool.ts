@@ -463,7 +463,7 @@ export class Pool<T> implements AsyncDisposable {
   /** Resources still to be opened for no waiter: for `initialCap` at first, of
    * which each is tried once; and then for `minIdle`, when the reaper says so. */
   #wanted = 0;
-  #starting = true;
+  #starting: boolean;
   /** Grows with every evict and at close: what is older is not kept. */
   #generation = 0;
   #serving = false;

@@ -442,12 +442,6 @@ class Limits {
       : this.#observe(handler, hooks);
   }
 
-  /** Asks `onError` what it makes of a handler's error. */
-  ask(error: unknown, context: HandlerContext): unknown {
-    const { onError } = this;
-    return onError?.(error, context);
-  }
-
   /** Reports an error that nothing is answered to. */
   report(error: unknown, context?: HandlerContext): void {
     try {
@@ -824,7 +818,8 @@ class Connection {
       }
     };
     try {
-      const answer = this.#limits.ask(error, this.context);
+      const { onError } = this.#limits;
+      const answer = onError?.(error, this.context);
       return isThenable(answer)
         ? Promise.resolve(answer).then(usable, () => END)
         : usable(answer);

@@ -117,3 +117,8 @@ function lines(bytes: ReadableStream<Uint8Array>): AsyncIterable<string> {
       }),
     );
 }
+
+/** Resolves after so many milliseconds. */
+export function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}

@@ -2,7 +2,7 @@
 // compared. Every count is of answers, of which samples are checked.
 
 import { Client } from "../client.ts";
-import { answer } from "./child.ts";
+import { answer, sleep } from "./child.ts";
 import {
   ECHO_SERVICE,
   type Grpc,
@@ -204,8 +204,4 @@ async function mustRead(
   buffer: Uint8Array<ArrayBuffer>,
 ): Promise<void> {
   if (!await readAll(conn, buffer)) throw new Error("The server hung up");
-}
-
-function sleep(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

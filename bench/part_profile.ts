@@ -1,7 +1,7 @@
 // Where the time goes in those cases whose goals are out of reach, as V8's own
 // profiler sees it; it writes PROFILE.md beside this file.
 
-import { Child } from "./child.ts";
+import { Child, sleep } from "./child.ts";
 import { interleave, ratio, spread } from "./measure.ts";
 import type { Findings, Measurement, Part, Row, Step } from "./measure.ts";
 import { CALLERS, CALLERS_GOAL } from "./part_client.ts";
@@ -486,8 +486,4 @@ function micros(value: number): string {
 function signed(value: number): string {
   const text = micros(Math.abs(value));
   return Number(text) === 0 ? "–" : value < 0 ? `−${text}` : `+${text}`;
-}
-
-function sleep(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

@@ -4,7 +4,7 @@
  * is handled twice. `WIREPOOL_SEED=<seed>` draws the same whims again.
  */
 import { assertEquals, assertGreater } from "@std/assert";
-import { Client, ConnectError } from "../client.ts";
+import { Client } from "../client.ts";
 import { encodeFrame, FrameReader } from "../codec.ts";
 import { chosenSeed, longRun, type Random } from "./codec_support.ts";
 import {
@@ -132,11 +132,7 @@ for (
         pipelining,
         maxCap: 8,
         requestTimeout: 200,
-        onError: (error) => {
-          // A dial that nobody waits for any more may fail as any other.
-          if (error instanceof ConnectError) return;
-          ledger.breach(`The client reports ${error}`);
-        },
+        onError: ledger.clientError,
       });
       const traffic = new Traffic({
         client,

@@ -15,10 +15,10 @@ import { freePort } from "./free_port.ts";
 import {
   exampleCommand,
   type Program,
-  sleep,
   startExample,
 } from "./programs_support.ts";
 import { testUnless } from "./test_unless.ts";
+import { sleep } from "./traffic.ts";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

@@ -12,6 +12,7 @@
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { Random } from "./codec_support.ts";
 import { freePort } from "./free_port.ts";
+import { sleep } from "./traffic.ts";
 
 /** How a connection ends before its time, if it does. */
 const ENDS = [
@@ -400,10 +401,6 @@ function draw<K extends string>(
     if (rest < 0) return kind;
   }
   return kinds[0]!;
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function noop(): void {}

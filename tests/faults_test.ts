@@ -10,7 +10,7 @@ import {
   assertGreater,
   assertRejects,
 } from "@std/assert";
-import { Client, ConnectError, ConnectionLostError } from "../client.ts";
+import { Client, ConnectionLostError } from "../client.ts";
 import { encodeFrame, FrameReader } from "../codec.ts";
 import { serve } from "../server.ts";
 import { chosenSeed, longRun } from "./codec_support.ts";
@@ -47,11 +47,7 @@ for (
         pipelining,
         maxCap: 32,
         requestTimeout: 400,
-        onError: (error) => {
-          // A dial that nobody waits for any more may fail as any other.
-          if (error instanceof ConnectError) return;
-          ledger.breach(`The client reports ${error}`);
-        },
+        onError: ledger.clientError,
       });
       const traffic = new Traffic({
         client,

@@ -183,11 +183,6 @@ export function startExample(
   ], rest);
 }
 
-/** Resolves after so many milliseconds. */
-export function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
 /**
  * Declares a test against programs that others wrote. Where one of them is not
  * installed the test is ignored, and its name says why.

@@ -133,6 +133,13 @@ export class Ledger {
     this.breaches.push(what);
   }
 
+  /** A client's `onError`. */
+  readonly clientError = (error: unknown): void => {
+    // A dial that nobody waits for any more may fail as any other.
+    if (error instanceof ConnectError) return;
+    this.breach(`The client reports ${error}`);
+  };
+
   /** A handler that writes every request down before it answers. */
   readonly handler = (
     request: Uint8Array,

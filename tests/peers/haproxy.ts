@@ -8,10 +8,10 @@ import { Client } from "@wirepool/net/client";
 import { encodeFrame, FrameReader } from "@wirepool/net/codec";
 import { serve } from "@wirepool/net/server";
 import { freePort } from "../free_port.ts";
+import { sleep } from "../traffic.ts";
 import {
   exampleText,
   Program,
-  sleep,
   startExample,
   testPeers,
 } from "../programs_support.ts";
