@@ -887,6 +887,60 @@ export class FrameReader {
   }
 }
 
+/** Address of a TCP connection; `Deno.NetAddr` is one. */
+export interface NetAddress {
+  /** What carries the bytes. */
+  readonly transport: "tcp" | "udp";
+  /** Host name or IP address. */
+  readonly hostname: string;
+  /** Port, 0 to 65535. */
+  readonly port: number;
+}
+
+/** Address of a Unix socket; `Deno.UnixAddr` is one. */
+export interface UnixAddress {
+  /** What carries the bytes. */
+  readonly transport: "unix" | "unixpacket";
+  /** Path of the socket; empty for a socket without a name. */
+  readonly path: string;
+}
+
+/** Address of a socket between a virtual machine and its host;
+ * `Deno.VsockAddr` is one. */
+export interface VsockAddress {
+  /** What carries the bytes. */
+  readonly transport: "vsock";
+  /** Context identifier of the machine. */
+  readonly cid: number;
+  /** Port. */
+  readonly port: number;
+}
+
+/** Address of one side of a {@linkcode Transport}; `Deno.Addr` is one. */
+export type TransportAddress = NetAddress | UnixAddress | VsockAddress;
+
+/**
+ * A connection, as the server and the client see it: `Deno.Conn` is one, and
+ * so is whatever else carries bytes both ways, such as a tunnel or memory.
+ *
+ * One read and one write may be under way at a time. A buffer that is passed in
+ * is the transport's until the promise settles, and not after.
+ */
+export interface Transport extends FrameSource, FrameSink {
+  /** Closes both ways; reads and writes under way then settle. */
+  close(): void;
+  /** Ends the writing side and goes on reading, where the transport can. */
+  closeWrite?(): Promise<void>;
+  /** Has the connection keep the process alive, where the transport can. */
+  ref?(): void;
+  /** Lets the process end although the connection is open. */
+  unref?(): void;
+  /** The other side's address, if there is one. */
+  readonly remoteAddr?: TransportAddress;
+  /** This side's address, if there is one. */
+  readonly localAddr?: TransportAddress;
+}
+
 /** What {@linkcode FrameWriter} writes to: `Deno.Conn` is one. */
 export interface FrameSink {
   /**
