@@ -57,6 +57,7 @@ import {
   writeLengthField,
   writeUint,
 } from "./_layout.ts";
+import { pair } from "./_memory_pipe.ts";
 import { show } from "./_options.ts";
 import { countEmpty } from "./_progress.ts";
 
@@ -1087,6 +1088,64 @@ export interface Transport extends FrameSource, FrameSink {
   readonly remoteAddr?: TransportAddress;
   /** This side's address, if there is one. */
   readonly localAddr?: TransportAddress;
+}
+
+/**
+ * What `handshake` is given, on the server's side and on the client's: frames
+ * before the first request. They carry no id of
+ * {@linkcode CorrelationOptions}. It is over once `handshake` has settled, and
+ * rejects from then on.
+ */
+export interface HandshakeConnection {
+  /**
+   * Reads the next frame's payload, as {@linkcode FrameDecoder.decode} gives
+   * it. What is read ahead of it is not lost: it begins what comes after the
+   * handshake.
+   *
+   * @throws If the stream ends, the connection fails, or the bytes are no frame.
+   */
+  read(): Promise<Uint8Array<ArrayBuffer>>;
+  /**
+   * Writes one payload as one frame; it must not change before the promise has
+   * settled. What was written leaves also where nobody awaits it.
+   *
+   * @returns Once the transport has taken the whole frame.
+   */
+  write(payload: Uint8Array): Promise<void>;
+  /** The other side's address, if there is one. */
+  readonly remoteAddr?: TransportAddress;
+  /** This side's address, if there is one. */
+  readonly localAddr?: TransportAddress;
+  /** Aborts when the time is up, or the connection or its owner is closed. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Makes two transports that are each other's other side, in memory: for testing
+ * a service without sockets.
+ *
+ * Each way holds up to 64 KiB that were written and not read. A write beyond
+ * that waits for the reader, and takes what there is room for.
+ *
+ * @returns The two sides.
+ *
+ * @example What one side writes, the other reads
+ * ```ts
+ * import { transportPair } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const [here, there] = transportPair();
+ * await here.write(new Uint8Array([1, 2, 3]));
+ * here.close();
+ *
+ * const room = new Uint8Array(8);
+ * assertEquals(await there.read(room), 3);
+ * assertEquals(room.subarray(0, 3), new Uint8Array([1, 2, 3]));
+ * assertEquals(await there.read(room), null); // the end
+ * ```
+ */
+export function transportPair(): [Transport, Transport] {
+  return pair();
 }
 
 /** What {@linkcode FrameWriter} writes to: `Deno.Conn` is one. */
