@@ -26,8 +26,8 @@ import {
   textOf,
   ticks,
 } from "./client_support.ts";
-import { chosenSeed, longRun, type Random } from "./codec_support.ts";
-import { isIdempotent, Ledger, seeded } from "./traffic.ts";
+import { chosenSeed, longRun, type Random, seeded } from "./random_support.ts";
+import { isIdempotent, Ledger } from "./traffic_support.ts";
 
 const ROUNDS = longRun() ? 3000 : 300;
 

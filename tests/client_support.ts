@@ -2,15 +2,24 @@
  * What the client's tests have in common: servers that do as they are told,
  * connections whose far end is the test itself, and a clock that stands still.
  */
-import { assertEquals, fail } from "@std/assert";
+import {
+  assertEquals,
+  assertGreaterOrEqual,
+  assertLessOrEqual,
+  fail,
+} from "@std/assert";
 import { concat } from "@std/bytes";
+import { Client, type ClientOptions } from "../client.ts";
 import {
   encodeFrame,
   FrameDecoder,
   type FrameOptions,
   FrameReader,
 } from "../codec.ts";
-import { freePort } from "./free_port.ts";
+import { freePort } from "./machine_support.ts";
+
+/** The port of stubs, which nobody dials. */
+export const PORT = 9;
 
 /** Text as bytes; each character is one. */
 export function ascii(text: string): Uint8Array<ArrayBuffer> {
@@ -335,6 +344,11 @@ export class StubConn {
   }
 }
 
+/** A stub that takes nothing until it is told to. */
+export function holding(): StubConn {
+  return Object.assign(new StubConn(), { hold: true });
+}
+
 /** A method of `Deno` that tests replace. */
 type Replaced = "connect" | "connectTls" | "startTls";
 
@@ -383,6 +397,23 @@ export class StubNetwork implements Disposable {
   [Symbol.dispose](): void {
     for (const replaced of this.#replaced) replaced[Symbol.dispose]();
   }
+}
+
+/** Stubs that answer nothing. */
+export function silent(): StubNetwork {
+  return new StubNetwork(() => new StubConn());
+}
+
+/** Has a client of {@linkcode holding} stubs write half of a request. */
+export async function halfWritten(client: Client, network: StubNetwork) {
+  const early = client.send(new Uint8Array(300_000));
+  await ticks();
+  const [one] = network.conns as [StubConn];
+  one.take();
+  await ticks();
+  one.take(1000);
+  await ticks();
+  return { one, early };
 }
 
 // Time ----------------------------------------------------------------------
@@ -476,6 +507,47 @@ export class FakeTime implements Disposable {
   [Symbol.dispose](): void {
     for (const restore of this.#restore) restore();
   }
+}
+
+/** A client of stubs that has no limits in time but those that are given. */
+export function newClient(options: Partial<ClientOptions> = {}): Client {
+  return new Client({
+    port: PORT,
+    idleTimeout: 0,
+    connectTimeout: 0,
+    ...options,
+  });
+}
+
+/** Closes a client whatever it is doing, and sees that nothing is left; no
+ * timer, either, where time is fake. */
+export async function end(client: Client, time?: FakeTime): Promise<void> {
+  await client.close({ signal: AbortSignal.abort() });
+  const { inFlight, pool } = client.stats();
+  assertEquals({ inFlight, open: pool.open }, { inFlight: 0, open: 0 });
+  if (time === undefined) return;
+  await time.pass(2000);
+  assertEquals(time.timers.running, 0);
+}
+
+/** When a promise is rejected, and with what. */
+export async function fate(
+  promise: Promise<unknown>,
+  time: FakeTime,
+): Promise<{ error: unknown; at: number }> {
+  const error = await rejection(promise);
+  return { error, at: time.now };
+}
+
+/** When a timeout may fire at the latest. */
+export function latest(timeout: number): number {
+  return timeout + Math.max(50, timeout / 10);
+}
+
+/** Neither early nor later than a timeout may be. */
+export function assertInTime(taken: number, timeout: number): void {
+  assertGreaterOrEqual(taken, timeout, "It timed out early");
+  assertLessOrEqual(taken, latest(timeout));
 }
 
 /** An `AbortSignal` that counts its listeners. */

@@ -20,15 +20,8 @@ import {
   ScriptedServer,
   textOf,
 } from "./client_support.ts";
-import { eventually, sleep } from "./traffic.ts";
-
-function testdata(name: string): string {
-  return Deno.readTextFileSync(new URL(`testdata/${name}`, import.meta.url));
-}
-
-const CA = testdata("ca.pem");
-const CERT = testdata("localhost.pem");
-const KEY = testdata("localhost_key.pem");
+import { CA, CERT, KEY } from "./tls_support.ts";
+import { eventually, sleep } from "./time_support.ts";
 
 function tlsServer(alpnProtocols: string[] = []): ScriptedServer {
   const options = { hostname: "127.0.0.1", port: 0, cert: CERT, key: KEY };

@@ -1,16 +1,30 @@
-/** Small things that the codec's tests share: bytes, chance, sources and sinks. */
-import { assertEquals, assertInstanceOf } from "@std/assert";
+/**
+ * What the codec's tests share: bytes, sources and sinks that do as they are
+ * told, every way through the decoder, and the cost of work, counted.
+ */
+import { assertEquals, assertGreater, assertInstanceOf } from "@std/assert";
 import { concat } from "@std/bytes";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import {
+  FrameDecoder,
+  FrameDecoderStream,
+  type FrameEncoder,
   FrameError,
+  type FrameOptions,
+  FrameReader,
   FrameTooLargeError,
   InvalidFrameLengthError,
   TruncatedFrameError,
 } from "../codec.ts";
 
-export const MIB = 1024 * 1024;
+export const KIB = 1024;
+export const MIB = 1024 * KIB;
+
+/** Length fields of one, two and four bytes. */
+export const W1: FrameOptions = { lengthFieldLength: 1 };
+export const W2: FrameOptions = { lengthFieldLength: 2 };
+export const W4: FrameOptions = { lengthFieldLength: 4 };
 
 /** Bytes from pieces: a number is one byte, text is Latin-1. */
 export function bytes(
@@ -52,46 +66,6 @@ export function splits(input: Uint8Array): Uint8Array[][] {
   }
   all.push(Array.from(input, (byte) => Uint8Array.of(byte)));
   return all;
-}
-
-/** Repeatable chance (mulberry32); the seed is printed when a test fails. */
-export class Random {
-  #state: number;
-
-  constructor(readonly seed: number) {
-    this.#state = seed >>> 0;
-  }
-
-  /** A number in [0, 1). */
-  next(): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let t = this.#state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  }
-
-  /** An integer from `low` to `high`, both included. */
-  between(low: number, high: number): number {
-    return low + Math.floor(this.next() * (high - low + 1));
-  }
-
-  /** True once in `n`. */
-  once(n: number): boolean {
-    return this.between(1, n) === 1;
-  }
-
-  /** One of `items`. */
-  pick<T>(items: readonly T[]): T {
-    return items[this.between(0, items.length - 1)]!;
-  }
-
-  /** `length` random bytes. */
-  bytes(length: number): Uint8Array {
-    const out = new Uint8Array(length);
-    for (let i = 0; i < length; i++) out[i] = this.between(0, 255);
-    return out;
-  }
 }
 
 /** One step of a source: bytes to give, a plain result, or an error to throw. */
@@ -192,6 +166,132 @@ export async function rejectionOf(promise: Promise<unknown>): Promise<unknown> {
   throw new Error("the promise was fulfilled");
 }
 
+/** Three frames with length fields of four bytes, and their stream. */
+export const NINE: Uint8Array = bytes(0, 0, 0, 9, "abcdefghi");
+export const THREE: Uint8Array = bytes(0, 0, 0, 3, "123");
+export const ELEVEN: Uint8Array = bytes(0, 0, 0, 11, "hello world");
+export const STREAM: Uint8Array = concat([NINE, THREE, ELEVEN]);
+
+/** What came of a stream: its frames, and the error that ended it. */
+export interface Outcome {
+  frames: Uint8Array[];
+  error: unknown;
+}
+
+/** A way into the decoder. */
+export type Way = (
+  chunks: readonly Uint8Array[],
+  options?: FrameOptions,
+) => Outcome | Promise<Outcome>;
+
+/** Takes every frame that is whole; returns the error that ended it, if any. */
+export function drain(decoder: FrameDecoder, into: Uint8Array[]): unknown {
+  try {
+    for (;;) {
+      const frame = decoder.decode();
+      if (frame === null) return undefined;
+      into.push(frame);
+    }
+  } catch (error) {
+    return error;
+  }
+}
+
+/** Ends the input; returns the error that this throws, if any. */
+export function finish(decoder: FrameDecoder): unknown {
+  try {
+    decoder.finish();
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+}
+
+/** Puts `chunk` into the decoder by way of its own room. */
+export function fill(decoder: FrameDecoder, chunk: Uint8Array): void {
+  let at = 0;
+  while (at < chunk.length) {
+    const room = decoder.space();
+    assertGreater(room.length, 0, "space() must never be empty");
+    const n = Math.min(room.length, chunk.length - at);
+    room.set(chunk.subarray(at, at + n));
+    decoder.advance(n);
+    at += n;
+  }
+}
+
+/**
+ * Five ways into the one decoder. Each takes the same chunks and must give the
+ * same frames and the same error.
+ */
+export const ways: Record<string, Way> = {
+  "push() and decode()": (chunks, options) => {
+    const decoder = new FrameDecoder(options);
+    const frames: Uint8Array[] = [];
+    for (const chunk of chunks) {
+      decoder.push(chunk);
+      const error = drain(decoder, frames);
+      if (error !== undefined) return { frames, error };
+    }
+    return { frames, error: finish(decoder) };
+  },
+  "push() of everything, then iteration": (chunks, options) => {
+    const decoder = new FrameDecoder(options);
+    const frames: Uint8Array[] = [];
+    for (const chunk of chunks) decoder.push(chunk);
+    try {
+      for (const frame of decoder) frames.push(frame);
+    } catch (error) {
+      return { frames, error };
+    }
+    return { frames, error: finish(decoder) };
+  },
+  "space() and advance()": (chunks, options) => {
+    const decoder = new FrameDecoder(options);
+    const frames: Uint8Array[] = [];
+    for (const chunk of chunks) {
+      fill(decoder, chunk);
+      const error = drain(decoder, frames);
+      if (error !== undefined) return { frames, error };
+    }
+    return { frames, error: finish(decoder) };
+  },
+  "FrameReader": async (chunks, options) => {
+    const reader = new FrameReader(new ScriptedSource(chunks), options);
+    const frames: Uint8Array[] = [];
+    try {
+      for await (const frame of reader) frames.push(frame);
+    } catch (error) {
+      return { frames, error };
+    }
+    return { frames, error: undefined };
+  },
+  "FrameDecoderStream": async (chunks, options) => {
+    const frames: Uint8Array[] = [];
+    const stream = ReadableStream.from(chunks)
+      .pipeThrough(new FrameDecoderStream(options));
+    try {
+      for await (const frame of stream) frames.push(frame);
+    } catch (error) {
+      return { frames, error };
+    }
+    return { frames, error: undefined };
+  },
+};
+
+/** Takes everything the encoder has, as the chunks it gives. */
+export function takeAll(encoder: FrameEncoder, most = Infinity): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  for (;;) {
+    const chunk = encoder.chunk();
+    if (chunk === null) return chunks;
+    assertGreater(chunk.length, 0, "a chunk must never be empty");
+    const n = Math.min(chunk.length, most);
+    chunks.push(chunk.slice(0, n));
+    encoder.advance(n);
+  }
+}
+
 const CLASSES = {
   FrameTooLargeError,
   InvalidFrameLengthError,
@@ -209,6 +309,13 @@ export function assertFrameError(
   assertEquals(error.name, name, message);
 }
 
+/** Leaves nothing in the heap but what is used. */
+export function collectGarbage(): void {
+  setFlagsFromString("--expose-gc");
+  const collect: () => void = runInNewContext("gc");
+  collect();
+}
+
 /**
  * Whether the garbage collector takes what `make` gave while `holder`, which
  * has had it in its hands, is alive.
@@ -218,31 +325,10 @@ export async function isCollected(
   make: () => object | Promise<object>,
 ): Promise<boolean> {
   const watched = await (async () => new WeakRef(await make()))();
-  setFlagsFromString("--expose-gc");
-  const collect: () => void = runInNewContext("gc");
   // What a job has looked at stays alive until the job has ended.
   await turn();
-  collect();
+  collectGarbage();
   return watched.deref() === undefined && holder !== undefined;
-}
-
-/** True when the long runs are asked for. */
-export function longRun(): boolean {
-  return setting("WIREPOOL_LONG") === "1";
-}
-
-/** The seed that is asked for, or a new one. */
-export function chosenSeed(): number {
-  const seed = Number(setting("WIREPOOL_SEED") ?? NaN);
-  return Number.isInteger(seed)
-    ? seed
-    : crypto.getRandomValues(new Uint32Array(1))[0]!;
-}
-
-/** An environment variable, where the tests may see it at all. */
-function setting(variable: string): string | undefined {
-  const asked = Deno.permissions.querySync({ name: "env", variable });
-  return asked.state === "granted" ? Deno.env.get(variable) : undefined;
 }
 
 /** What a piece of work cost: bytes copied, memory asked for. */
