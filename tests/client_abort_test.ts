@@ -19,25 +19,24 @@ import {
   RequestTimeoutError,
 } from "../client.ts";
 import { PoolClosedError } from "../pool.ts";
+import { ascii, textOf } from "./bytes_support.ts";
 import {
-  ascii,
-  assertInTime,
-  CountingSignal,
   end,
-  FakeTime,
-  fate,
   newClient,
-  outcomeOf,
   PORT,
-  rejection,
   replace,
   silent,
-  stateOf,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { assertInTime, FakeTime, fate } from "./client_time_support.ts";
+import {
+  CountingSignal,
+  outcomeOf,
+  rejection,
+  stateOf,
+  ticks,
+} from "./promise_support.ts";
 
 Deno.test("An aborted signal rejects with its reason, of whatever kind, and nothing is sent", async () => {
   using network = new StubNetwork();

@@ -11,24 +11,21 @@ import {
 } from "@std/assert";
 import { Client, ConnectError } from "../client.ts";
 import { PoolExhaustedError } from "../pool.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { ScriptedServer } from "./client_server_support.ts";
 import {
-  ascii,
   end,
-  FakeTime,
   halfWritten,
   holding,
   newClient,
-  outcomeOf,
   PORT,
-  rejection,
   replace,
-  ScriptedServer,
   silent,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { FakeTime } from "./client_time_support.ts";
+import { outcomeOf, rejection, ticks } from "./promise_support.ts";
 
 Deno.test("With pipelining 1 a connection carries one request at a time", async () => {
   using server = new ScriptedServer();

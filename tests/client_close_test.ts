@@ -10,25 +10,25 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import { Client, ClientClosedError, RequestTimeoutError } from "../client.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { pongServer, ScriptedServer } from "./client_server_support.ts";
 import {
-  ascii,
-  CountingSignal,
-  FakeTime,
   halfWritten,
   holding,
-  outcomeOf,
-  pongServer,
   PORT,
-  rejection,
   replace,
-  ScriptedServer,
   silent,
-  stateOf,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { FakeTime } from "./client_time_support.ts";
+import {
+  CountingSignal,
+  outcomeOf,
+  rejection,
+  stateOf,
+  ticks,
+} from "./promise_support.ts";
 
 Deno.test("close() lets what is in flight and in line finish, and refuses what is new", async () => {
   using server = new ScriptedServer();

@@ -15,23 +15,19 @@ import {
   ConnectionLostError,
   RequestTimeoutError,
 } from "../client.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { ScriptedServer } from "./client_server_support.ts";
 import {
-  ascii,
   end,
-  FakeTime,
-  fate,
   newClient,
-  outcomeOf,
   PORT,
-  rejection,
   replace,
-  ScriptedServer,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { FakeTime, fate } from "./client_time_support.ts";
 import { freePort } from "./machine_support.ts";
+import { outcomeOf, rejection, ticks } from "./promise_support.ts";
 import { eventually } from "./time_support.ts";
 
 Deno.test("A client dials nothing before it is needed, 127.0.0.1 where no host is named", async () => {

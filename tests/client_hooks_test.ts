@@ -16,19 +16,16 @@ import {
   RequestTimeoutError,
   type SendSummary,
 } from "../client.ts";
+import { ascii, textOf } from "./bytes_support.ts";
 import {
-  ascii,
-  FakeTime,
-  outcomeOf,
   PORT,
-  rejection,
   replace,
   silent,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { FakeTime } from "./client_time_support.ts";
+import { outcomeOf, rejection, ticks } from "./promise_support.ts";
 
 Deno.test("Hooks are told of every dial, request and end", async () => {
   using network = new StubNetwork();

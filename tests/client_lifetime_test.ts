@@ -10,19 +10,16 @@ import {
   assertLessOrEqual,
 } from "@std/assert";
 import { Client, ConnectionLostError } from "../client.ts";
+import { ascii, textOf } from "./bytes_support.ts";
 import {
-  ascii,
   end,
-  FakeTime,
-  latest,
   newClient,
-  outcomeOf,
   PORT,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { FakeTime, latest } from "./client_time_support.ts";
+import { outcomeOf, ticks } from "./promise_support.ts";
 
 Deno.test("idleTimeout and maxLifetime are no more than 10 % or 50 ms late", async () => {
   for (const minIdle of [0, 1]) {

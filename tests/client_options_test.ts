@@ -11,14 +11,9 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Client, type ClientOptions, type SendOptions } from "../client.ts";
-import {
-  ascii,
-  PORT,
-  rejection,
-  StubConn,
-  StubNetwork,
-  textOf,
-} from "./client_support.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { PORT, StubConn, StubNetwork } from "./client_support.ts";
+import { rejection } from "./promise_support.ts";
 
 const DURATIONS = [
   "idleTimeout",

@@ -17,15 +17,10 @@ import {
 } from "../client.ts";
 import { encodeFrame, FrameDecoder } from "../codec.ts";
 import { PoolExhaustedError, PoolTimeoutError } from "../pool.ts";
-import {
-  ascii,
-  CountingSignal,
-  FakeTime,
-  replace,
-  StubConn,
-  textOf,
-  ticks,
-} from "./client_support.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { replace, StubConn } from "./client_support.ts";
+import { FakeTime } from "./client_time_support.ts";
+import { CountingSignal, ticks } from "./promise_support.ts";
 import { chosenSeed, longRun, type Random, seeded } from "./random_support.ts";
 import { isIdempotent, Ledger } from "./traffic_support.ts";
 

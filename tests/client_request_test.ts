@@ -11,19 +11,10 @@ import {
   FrameTooLargeError,
   InvalidFrameLengthError,
 } from "../codec.ts";
-import {
-  ascii,
-  outcomeOf,
-  pongServer,
-  PORT,
-  rejection,
-  ScriptedServer,
-  silent,
-  StubConn,
-  StubNetwork,
-  textOf,
-  ticks,
-} from "./client_support.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { pongServer, ScriptedServer } from "./client_server_support.ts";
+import { PORT, silent, StubConn, StubNetwork } from "./client_support.ts";
+import { outcomeOf, rejection, ticks } from "./promise_support.ts";
 
 Deno.test("Client.send() resolves with the response", async () => {
   using server = pongServer();

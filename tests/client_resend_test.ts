@@ -19,25 +19,18 @@ import {
   RequestTimeoutError,
 } from "../client.ts";
 import { encodeFrame, FrameTooLargeError } from "../codec.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { pongServer, ScriptedServer } from "./client_server_support.ts";
 import {
-  ascii,
-  assertInTime,
   end,
-  FakeTime,
-  fate,
   newClient,
-  outcomeOf,
-  pongServer,
   PORT,
-  rejection,
   replace,
-  ScriptedServer,
-  stateOf,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { assertInTime, FakeTime, fate } from "./client_time_support.ts";
+import { outcomeOf, rejection, stateOf, ticks } from "./promise_support.ts";
 import { eventually } from "./time_support.ts";
 
 // The rule --------------------------------------------------------------------

@@ -13,24 +13,18 @@ import {
 } from "@std/assert";
 import { Client, ConnectionLostError, RequestTimeoutError } from "../client.ts";
 import { PoolTimeoutError } from "../pool.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { ScriptedServer } from "./client_server_support.ts";
 import {
-  ascii,
-  assertInTime,
   end,
-  FakeTime,
-  fate,
-  latest,
   newClient,
   PORT,
-  rejection,
   replace,
-  ScriptedServer,
-  stateOf,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { assertInTime, FakeTime, fate, latest } from "./client_time_support.ts";
+import { rejection, stateOf, ticks } from "./promise_support.ts";
 
 const FOREVER = new Promise<never>(() => {});
 

@@ -4,14 +4,10 @@
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { Client, ConnectError, ConnectionLostError } from "../client.ts";
-import {
-  ascii,
-  outcomeOf,
-  rejection,
-  ScriptedServer,
-  textOf,
-} from "./client_support.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { ScriptedServer } from "./client_server_support.ts";
 import { testUnix } from "./machine_support.ts";
+import { outcomeOf, rejection } from "./promise_support.ts";
 import { eventually } from "./time_support.ts";
 
 testUnix("A client speaks over a Unix socket as over TCP", async (path) => {

@@ -13,21 +13,17 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { Client, ConnectionLostError } from "../client.ts";
+import { ascii, textOf } from "./bytes_support.ts";
 import {
-  ascii,
   end,
-  FakeTime,
-  fate,
   newClient,
-  outcomeOf,
   PORT,
-  rejection,
   silent,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
+import { FakeTime, fate } from "./client_time_support.ts";
+import { outcomeOf, rejection, ticks } from "./promise_support.ts";
 
 Deno.test("Requests made in one turn leave in one write where they share a connection", async () => {
   using network = new StubNetwork();

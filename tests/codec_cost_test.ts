@@ -17,7 +17,8 @@ import {
   FrameEncoder,
   type FrameOptions,
 } from "../codec.ts";
-import { bytes, KIB, Meter, MIB, pattern } from "./codec_support.ts";
+import { bytes, KIB, MIB, pattern } from "./bytes_support.ts";
+import { Meter } from "./memory_support.ts";
 
 /** The most that may wait on a connection that has fallen silent: a message of
  * 16 KiB with its header. */
@@ -154,16 +155,7 @@ Deno.test("A small payload does not cost an allocation of its own, read or writt
   assertEquals(input.length, 12 * count);
   const decoded = Meter.run(() => {
     const decoder = new FrameDecoder(options);
-    let frames = 0;
-    for (let at = 0; at < input.length;) {
-      const room = decoder.space();
-      const n = Math.min(room.length, input.length - at);
-      room.set(input.subarray(at, at + n));
-      decoder.advance(n);
-      at += n;
-      while (decoder.decode() !== null) frames++;
-    }
-    return frames;
+    return feed(decoder, input);
   });
   assertEquals(decoded.result, count);
   assertLess(decoded.allocations, count / 100);
@@ -176,16 +168,7 @@ Deno.test("A small frame that is cut by the end of the room moves on with room f
   const input = concat(Array.from({ length: count }, () => frame));
   const { result, allocated, allocations } = Meter.run(() => {
     const decoder = new FrameDecoder(options);
-    let frames = 0;
-    for (let at = 0; at < input.length;) {
-      const room = decoder.space();
-      const n = Math.min(room.length, 1000, input.length - at);
-      room.set(input.subarray(at, at + n));
-      decoder.advance(n);
-      at += n;
-      while (decoder.decode() !== null) frames++;
-    }
-    return frames;
+    return feed(decoder, input, 1000);
   });
   assertEquals(result, count);
   assertLess(allocations, input.length / 3000);
@@ -345,14 +328,7 @@ Deno.test("A silent connection waits with little memory after a large frame", ()
   const large = encodeFrame(pattern(MIB), options);
   const decoder = new FrameDecoder(options);
   fillWithEmptyFrames(decoder);
-  for (let at = 0; at < large.length;) {
-    const room = decoder.space();
-    const n = Math.min(room.length, large.length - at);
-    room.set(large.subarray(at, at + n));
-    decoder.advance(n);
-    at += n;
-    while (decoder.decode() !== null);
-  }
+  feed(decoder, large);
   assertEquals(decoder.buffered, 0);
   assertLessOrEqual(decoder.space().buffer.byteLength, IDLE);
 });
@@ -414,16 +390,23 @@ Deno.test("Once a quarter of a frame has come, the room takes all the rest of it
   }
 });
 
-/** Fills the room with `input`, decoding after each part of it. */
-function feed(decoder: FrameDecoder, input: Uint8Array): void {
+/** Fills the room with `input`, by reads of `most` bytes, and decodes after each
+ * of them; returns how many frames there were. */
+function feed(
+  decoder: FrameDecoder,
+  input: Uint8Array,
+  most = Infinity,
+): number {
+  let frames = 0;
   for (let at = 0; at < input.length;) {
     const room = decoder.space();
-    const n = Math.min(room.length, input.length - at);
+    const n = Math.min(room.length, most, input.length - at);
     room.set(input.subarray(at, at + n));
     decoder.advance(n);
     at += n;
-    while (decoder.decode() !== null);
+    while (decoder.decode() !== null) frames++;
   }
+  return frames;
 }
 
 Deno.test("The room for a frame in progress at least doubles what has come, where it is used up", () => {

@@ -20,23 +20,20 @@ import {
   FrameTooLargeError,
   TruncatedFrameError,
 } from "../codec.ts";
+import { bytes, MIB, pattern, splits } from "./bytes_support.ts";
 import {
   assertFrameError,
-  bytes,
   fill,
-  isCollected,
-  MIB,
   NINE,
-  pattern,
-  splits,
   STREAM,
   THREE,
-  thrownBy,
   W1,
   W2,
   W4,
   ways,
 } from "./codec_support.ts";
+import { isCollected } from "./memory_support.ts";
+import { thrownBy } from "./promise_support.ts";
 
 // Decoding, as a table --------------------------------------------------------
 

@@ -14,18 +14,11 @@ import {
   FrameTooLargeError,
   InvalidFrameLengthError,
 } from "../codec.ts";
+import { bytes, MIB, pattern } from "./bytes_support.ts";
 import { referenceEncode } from "./codec_reference_support.ts";
-import {
-  bytes,
-  isCollected,
-  MIB,
-  pattern,
-  takeAll,
-  thrownBy,
-  W1,
-  W2,
-  W4,
-} from "./codec_support.ts";
+import { takeAll, W1, W2, W4 } from "./codec_support.ts";
+import { isCollected } from "./memory_support.ts";
+import { thrownBy } from "./promise_support.ts";
 
 Deno.test("FrameEncoder gives adjacent small frames as one chunk", () => {
   const encoder = new FrameEncoder(W2);

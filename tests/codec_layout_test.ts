@@ -19,8 +19,9 @@ import {
   InvalidFrameLengthError,
   TruncatedFrameError,
 } from "../codec.ts";
+import { bytes, hex, MIB, pattern } from "./bytes_support.ts";
 import { referenceDecode, referenceEncode } from "./codec_reference_support.ts";
-import { bytes, drain, hex, MIB, pattern, W1, W2 } from "./codec_support.ts";
+import { drain, W1, W2 } from "./codec_support.ts";
 
 const WIDTHS = [1, 2, 3, 4, 8] as const;
 

@@ -27,18 +27,17 @@ import {
   InvalidFrameLengthError,
   TruncatedFrameError,
 } from "../codec.ts";
+import { bytes, pattern } from "./bytes_support.ts";
 import {
   assertFrameError,
-  bytes,
-  pattern,
   RecordingSink,
   ScriptedSource,
   takeAll,
-  thrownBy,
   W1,
   W2,
   ways,
 } from "./codec_support.ts";
+import { thrownBy } from "./promise_support.ts";
 
 // Options ---------------------------------------------------------------------
 

@@ -26,20 +26,15 @@ import {
   FrameWriter,
   TruncatedFrameError,
 } from "../codec.ts";
+import { bytes, KIB, pattern } from "./bytes_support.ts";
 import {
   type Reference,
   referenceDecode,
   referenceEncode,
   type ReferenceFrame,
 } from "./codec_reference_support.ts";
-import {
-  bytes,
-  KIB,
-  pattern,
-  RecordingSink,
-  ScriptedSource,
-  thrownBy,
-} from "./codec_support.ts";
+import { RecordingSink, ScriptedSource } from "./codec_support.ts";
+import { thrownBy } from "./promise_support.ts";
 import { chosenSeed, longRun, Random } from "./random_support.ts";
 
 const WIDTHS = [1, 2, 3, 4, 8] as const;

@@ -1,6 +1,4 @@
-/**
- * FrameReader over sources that are slow, short, broken or wrong.
- */
+/** FrameReader over sources that are slow, short, broken or wrong. */
 import {
   assert,
   assertEquals,
@@ -15,19 +13,17 @@ import {
   FrameTooLargeError,
   TruncatedFrameError,
 } from "../codec.ts";
+import { bytes, MIB, pattern } from "./bytes_support.ts";
 import {
-  bytes,
-  isCollected,
-  MIB,
   NINE,
-  pattern,
-  rejectionOf,
   ScriptedSource,
   STREAM,
   THREE,
   W2,
   W4,
 } from "./codec_support.ts";
+import { isCollected } from "./memory_support.ts";
+import { rejection } from "./promise_support.ts";
 
 Deno.test("FrameReader.read() gives frame after frame, then null for ever", async () => {
   const source = new ScriptedSource([STREAM]);
@@ -98,7 +94,7 @@ Deno.test("FrameReader queues a read that the source makes while it is asked", a
     assertEquals(await inner[0], bytes("b"));
     // In the order in which they were made.
     for (const read of [last, inner[1]!]) {
-      if (fails) assertEquals(String(await rejectionOf(read)), "Error: broken");
+      if (fails) assertEquals(String(await rejection(read)), "Error: broken");
       else assertEquals(await read, null);
     }
   }
@@ -111,7 +107,7 @@ Deno.test("FrameReader gives the frames before a source error, then the error fo
   assertEquals(await reader.read(), bytes("abcdefghi"));
   assertEquals(await reader.read(), bytes("123"));
   for (let i = 0; i < 3; i++) {
-    assertStrictEquals(await rejectionOf(reader.read()), broken);
+    assertStrictEquals(await rejection(reader.read()), broken);
   }
   assertEquals(source.reads, 2);
 });
@@ -120,7 +116,7 @@ Deno.test("FrameReader rejects every concurrent read with the source's error", a
   const broken = new Error("broken");
   const reader = new FrameReader(new ScriptedSource([THREE, broken]), W4);
   const first = reader.read();
-  const others = [reader.read(), reader.read()].map(rejectionOf);
+  const others = [reader.read(), reader.read()].map(rejection);
   assertEquals(await first, bytes("123"));
   assertEquals(await Promise.all(others), [broken, broken]);
 });
@@ -132,7 +128,7 @@ Deno.test("FrameReader gives the frames before a bad one, then the same error fo
   const error = await assertRejects(() => reader.read(), FrameTooLargeError);
   assertEquals(error.length, 9);
   assertEquals(error.limit, 8);
-  assertStrictEquals(await rejectionOf(reader.read()), error);
+  assertStrictEquals(await rejection(reader.read()), error);
   assertEquals(source.reads, 1);
 });
 
@@ -148,7 +144,7 @@ Deno.test("FrameReader rejects with TruncatedFrameError when the source ends in 
     assertEquals(await reader.read(), bytes("a"));
     const error = await assertRejects(() => reader.read(), TruncatedFrameError);
     assertEquals([error.expected, error.received], [expected, received]);
-    assertStrictEquals(await rejectionOf(reader.read()), error);
+    assertStrictEquals(await rejection(reader.read()), error);
   }
 });
 
@@ -182,7 +178,7 @@ Deno.test("FrameReader lets a source give nothing now and then, but not for ever
   });
   const error = await assertRejects(() => idle.read(), Error);
   assertLessOrEqual(reads, 10_000);
-  assertStrictEquals(await rejectionOf(idle.read()), error);
+  assertStrictEquals(await rejection(idle.read()), error);
 });
 
 Deno.test("FrameReader refuses a source that reports what cannot be", async () => {
@@ -191,9 +187,9 @@ Deno.test("FrameReader refuses a source that reports what cannot be", async () =
       { read: () => Promise.resolve(n as number) },
       W2,
     );
-    const error = await rejectionOf(reader.read());
+    const error = await rejection(reader.read());
     assert(error instanceof Error, `a count of ${String(n)} was taken`);
-    assertStrictEquals(await rejectionOf(reader.read()), error);
+    assertStrictEquals(await rejection(reader.read()), error);
   }
 });
 
@@ -204,8 +200,8 @@ Deno.test("FrameReader takes a source that throws instead of rejecting", async (
       throw broken;
     },
   });
-  assertStrictEquals(await rejectionOf(reader.read()), broken);
-  assertStrictEquals(await rejectionOf(reader.read()), broken);
+  assertStrictEquals(await rejection(reader.read()), broken);
+  assertStrictEquals(await rejection(reader.read()), broken);
 });
 
 Deno.test("FrameReader calls read() as a method of its source", async () => {

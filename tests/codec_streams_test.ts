@@ -17,15 +17,9 @@ import {
   FrameEncoderStream,
   type FrameOptions,
 } from "../codec.ts";
-import {
-  assertFrameError,
-  bytes,
-  pattern,
-  rejectionOf,
-  turn,
-  W2,
-  W4,
-} from "./codec_support.ts";
+import { bytes, pattern } from "./bytes_support.ts";
+import { assertFrameError, W2, W4 } from "./codec_support.ts";
+import { rejection, turn } from "./promise_support.ts";
 
 Deno.test("FrameEncoderStream and FrameDecoderStream carry frames through a pipe", async () => {
   const payloads = [
@@ -73,9 +67,9 @@ Deno.test("FrameDecoderStream gives the frames before an error to a reader that 
       await turn();
       assertEquals((await reader.read()).value, bytes(text), name);
     }
-    const error = await rejectionOf(reader.read());
+    const error = await rejection(reader.read());
     assertFrameError(error, name, name);
-    assertStrictEquals(await rejectionOf(reader.read()), error);
+    assertStrictEquals(await rejection(reader.read()), error);
     reader.releaseLock();
   }
 });
@@ -165,7 +159,7 @@ Deno.test("FrameDecoderStream passes on the source's error, and the reader's can
       },
     });
     const reader = failing.pipeThrough(make()).getReader();
-    assertStrictEquals(await rejectionOf(reader.read()), broken);
+    assertStrictEquals(await rejection(reader.read()), broken);
     reader.releaseLock();
 
     let cancelled: unknown;
@@ -195,10 +189,10 @@ Deno.test("FrameDecoderStream tells the writing side of a bad frame", async () =
     writer.write(bytes("b")),
   ].map((write) => write.catch((error) => error));
   assertEquals((await reader.read()).value, bytes("a"));
-  const error = await rejectionOf(reader.read());
+  const error = await rejection(reader.read());
   assertFrameError(error, "FrameTooLargeError", "reader");
-  assertStrictEquals(await rejectionOf(writer.closed), error);
-  assertStrictEquals(await rejectionOf(writer.write(bytes("c"))), error);
+  assertStrictEquals(await rejection(writer.closed), error);
+  assertStrictEquals(await rejection(writer.write(bytes("c"))), error);
   await Promise.all(writes);
 });
 
@@ -206,10 +200,10 @@ Deno.test("FrameDecoderStream tells the writing side that the bytes ended inside
   const bytesOf = (...parts: (number | string)[]) =>
     ReadableStream.from([bytes(...parts)]);
   const cut = new FrameDecoderStream(W2);
-  const piped = rejectionOf(bytesOf(0, 1, "a", 0, 2, "b").pipeTo(cut.writable));
+  const piped = rejection(bytesOf(0, 1, "a", 0, 2, "b").pipeTo(cut.writable));
   const reader = cut.readable.getReader();
   assertEquals((await reader.read()).value, bytes("a"));
-  const error = await rejectionOf(reader.read());
+  const error = await rejection(reader.read());
   assertFrameError(error, "TruncatedFrameError", "reader");
   assertStrictEquals(await piped, error);
 
@@ -231,7 +225,7 @@ Deno.test("FrameDecoderStream refuses a chunk that is not bytes", async () => {
     const write = writer.write("text" as unknown as Uint8Array).catch(() => {});
     writer.closed.catch(() => {});
     const reader = stream.readable.getReader();
-    assertInstanceOf(await rejectionOf(reader.read()), TypeError);
+    assertInstanceOf(await rejection(reader.read()), TypeError);
     await write;
   }
 });

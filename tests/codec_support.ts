@@ -1,11 +1,9 @@
 /**
- * What the codec's tests share: bytes, sources and sinks that do as they are
- * told, every way through the decoder, and the cost of work, counted.
+ * What the codec's tests share: sources and sinks that do as they are told,
+ * every way into the decoder, and the check of an error.
  */
 import { assertEquals, assertGreater, assertInstanceOf } from "@std/assert";
 import { concat } from "@std/bytes";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import {
   FrameDecoder,
   FrameDecoderStream,
@@ -17,56 +15,12 @@ import {
   InvalidFrameLengthError,
   TruncatedFrameError,
 } from "../codec.ts";
-
-export const KIB = 1024;
-export const MIB = 1024 * KIB;
+import { bytes } from "./bytes_support.ts";
 
 /** Length fields of one, two and four bytes. */
 export const W1: FrameOptions = { lengthFieldLength: 1 };
 export const W2: FrameOptions = { lengthFieldLength: 2 };
 export const W4: FrameOptions = { lengthFieldLength: 4 };
-
-/** Bytes from pieces: a number is one byte, text is Latin-1. */
-export function bytes(
-  ...pieces: (number | string | Uint8Array)[]
-): Uint8Array {
-  const parts = pieces.map((piece) => {
-    if (typeof piece === "number") return Uint8Array.of(piece);
-    if (typeof piece === "string") {
-      return Uint8Array.from(piece, (char) => char.charCodeAt(0));
-    }
-    return piece;
-  });
-  return concat(parts);
-}
-
-/** Bytes from hexadecimal text; blanks count for nothing. */
-export function hex(text: string): Uint8Array {
-  const digits = text.replaceAll(/\s/g, "");
-  if (digits.length % 2 !== 0) throw new Error(`odd hex: ${text}`);
-  const out = new Uint8Array(digits.length / 2);
-  for (let i = 0; i < out.length; i++) {
-    out[i] = parseInt(digits.slice(2 * i, 2 * i + 2), 16);
-  }
-  return out;
-}
-
-/** `length` bytes that differ from their neighbours, so that a shift shows. */
-export function pattern(length: number, salt = 0): Uint8Array {
-  const out = new Uint8Array(length);
-  for (let i = 0; i < length; i++) out[i] = (i * 31 + (i >> 8) + salt) & 0xff;
-  return out;
-}
-
-/** Every split of `input` into two pieces, and into single bytes. */
-export function splits(input: Uint8Array): Uint8Array[][] {
-  const all: Uint8Array[][] = [[input]];
-  for (let i = 1; i < input.length; i++) {
-    all.push([input.subarray(0, i), input.subarray(i)]);
-  }
-  all.push(Array.from(input, (byte) => Uint8Array.of(byte)));
-  return all;
-}
 
 /** One step of a source: bytes to give, a plain result, or an error to throw. */
 export type Step = Uint8Array | number | null | Error;
@@ -139,31 +93,6 @@ export class RecordingSink {
   get written(): Uint8Array {
     return concat(this.writes);
   }
-}
-
-/** Lets everything that only waits for microtasks go on. */
-export function turn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
-}
-
-/** What `fn` throws, or undefined. */
-export function thrownBy(fn: () => unknown): unknown {
-  try {
-    fn();
-    return undefined;
-  } catch (error) {
-    return error;
-  }
-}
-
-/** What `promise` is rejected with. */
-export async function rejectionOf(promise: Promise<unknown>): Promise<unknown> {
-  try {
-    await promise;
-  } catch (error) {
-    return error;
-  }
-  throw new Error("the promise was fulfilled");
 }
 
 /** Three frames with length fields of four bytes, and their stream. */
@@ -307,84 +236,4 @@ export function assertFrameError(
   assertInstanceOf(error, FrameError, message);
   assertInstanceOf(error, CLASSES[name as keyof typeof CLASSES], message);
   assertEquals(error.name, name, message);
-}
-
-/** Leaves nothing in the heap but what is used. */
-export function collectGarbage(): void {
-  setFlagsFromString("--expose-gc");
-  const collect: () => void = runInNewContext("gc");
-  collect();
-}
-
-/**
- * Whether the garbage collector takes what `make` gave while `holder`, which
- * has had it in its hands, is alive.
- */
-export async function isCollected(
-  holder: unknown,
-  make: () => object | Promise<object>,
-): Promise<boolean> {
-  const watched = await (async () => new WeakRef(await make()))();
-  // What a job has looked at stays alive until the job has ended.
-  await turn();
-  collectGarbage();
-  return watched.deref() === undefined && holder !== undefined;
-}
-
-/** What a piece of work cost: bytes copied, memory asked for. */
-export interface Cost<T> {
-  result: T;
-  /** Bytes that went through `set`, `slice` or `copyWithin`. */
-  copied: number;
-  /** Bytes of new arrays, and their number. */
-  allocated: number;
-  allocations: number;
-}
-
-/**
- * Counts the work of synchronous code by watching `Uint8Array`, so that a test
- * can tell linear from quadratic without a clock.
- */
-export class Meter {
-  /** Runs `work`, and tells what it cost. */
-  static run<T>(work: () => T): Cost<T> {
-    const Original = Uint8Array;
-    const shared = Object.getPrototypeOf(Original.prototype);
-    const { set, slice, copyWithin } = shared;
-    let copied = 0;
-    let allocated = 0;
-    let allocations = 0;
-    shared.set = function (source: ArrayLike<number>, offset?: number) {
-      copied += source.length;
-      return set.call(this, source, offset);
-    };
-    shared.slice = function (...range: number[]) {
-      const piece = slice.apply(this, range);
-      copied += piece.length;
-      allocated += piece.length;
-      allocations++;
-      return piece;
-    };
-    shared.copyWithin = function (...range: number[]) {
-      copied += this.length;
-      return copyWithin.apply(this, range);
-    };
-    globalThis.Uint8Array = new Proxy(Original, {
-      construct(target, args) {
-        const made = Reflect.construct(target, args);
-        if (!(args[0] instanceof ArrayBuffer)) {
-          allocated += made.length;
-          allocations++;
-        }
-        return made;
-      },
-    });
-    try {
-      const result = work();
-      return { result, copied, allocated, allocations };
-    } finally {
-      globalThis.Uint8Array = Original;
-      Object.assign(shared, { set, slice, copyWithin });
-    }
-  }
 }

@@ -19,20 +19,17 @@ import {
   FrameWriter,
   InvalidFrameLengthError,
 } from "../codec.ts";
+import { bytes, MIB, pattern } from "./bytes_support.ts";
 import {
-  bytes,
-  isCollected,
-  MIB,
-  pattern,
   RecordingSink,
-  rejectionOf,
   ScriptedSource,
   type Step,
-  turn,
   W1,
   W2,
   W4,
 } from "./codec_support.ts";
+import { isCollected } from "./memory_support.ts";
+import { rejection, turn } from "./promise_support.ts";
 
 Deno.test("FrameWriter.write() writes one frame and resolves when it is out", async () => {
   const sink = new RecordingSink();
@@ -170,13 +167,13 @@ Deno.test("FrameWriter rejects everything queued with the error of a failed writ
   });
   const writer = new FrameWriter(sink, W2);
   await writer.write(bytes("ok"));
-  const writes = [rejectionOf(writer.write(bytes("1")))];
+  const writes = [rejection(writer.write(bytes("1")))];
   await turn();
-  writes.push(rejectionOf(writer.write(bytes("2"))));
-  writes.push(rejectionOf(writer.write(pattern(50_000))));
+  writes.push(rejection(writer.write(bytes("2"))));
+  writes.push(rejection(writer.write(pattern(50_000))));
   gate.resolve();
   assertEquals(await Promise.all(writes), [broken, broken, broken]);
-  assertStrictEquals(await rejectionOf(writer.write(bytes("3"))), broken);
+  assertStrictEquals(await rejection(writer.write(bytes("3"))), broken);
   assertEquals(sink.written, bytes(0, 2, "ok"));
   assertEquals(sink.writes.length, 2, "nothing is written after a failure");
 });
@@ -189,7 +186,7 @@ Deno.test("FrameWriter keeps what was out before a write failed", async () => {
   });
   const writer = new FrameWriter(sink, W2);
   const first = writer.write(bytes("abc"));
-  const second = rejectionOf(writer.write(bytes("def")));
+  const second = rejection(writer.write(bytes("def")));
   await first;
   assertStrictEquals(await second, broken);
 });
@@ -201,8 +198,8 @@ Deno.test("FrameWriter takes a sink that throws instead of rejecting", async () 
       throw broken;
     },
   });
-  assertStrictEquals(await rejectionOf(writer.write(bytes("a"))), broken);
-  assertStrictEquals(await rejectionOf(writer.write(bytes("a"))), broken);
+  assertStrictEquals(await rejection(writer.write(bytes("a"))), broken);
+  assertStrictEquals(await rejection(writer.write(bytes("a"))), broken);
 });
 
 Deno.test("FrameWriter refuses a bad payload alone: the others go out", async () => {
@@ -248,7 +245,7 @@ Deno.test("FrameWriter lets a sink take nothing now and then, but not for ever",
     },
   });
   const both = [writer.write(bytes("a")), writer.write(bytes("b"))];
-  const [first, second] = await Promise.all(both.map(rejectionOf));
+  const [first, second] = await Promise.all(both.map(rejection));
   assertInstanceOf(first, Error);
   assertStrictEquals(second, first);
   assertLessOrEqual(calls, 10_000);
@@ -260,9 +257,9 @@ Deno.test("FrameWriter refuses a sink that reports what cannot be", async () => 
       { write: () => Promise.resolve(n as number) },
       W2,
     );
-    const error = await rejectionOf(writer.write(bytes("abc")));
+    const error = await rejection(writer.write(bytes("abc")));
     assert(error instanceof Error, `a count of ${String(n)} was taken`);
-    assertStrictEquals(await rejectionOf(writer.write(bytes("abc"))), error);
+    assertStrictEquals(await rejection(writer.write(bytes("abc"))), error);
   }
 });
 
@@ -289,13 +286,13 @@ Deno.test("FrameWriter leaves no unhandled rejection behind a write that nobody 
     const writer = new FrameWriter({
       write: () => Promise.reject(new Error("broken")),
     });
-    await rejectionOf(writer.write(bytes("a")));
-    await rejectionOf(writer.write(bytes("b")));
+    await rejection(writer.write(bytes("a")));
+    await rejection(writer.write(bytes("b")));
     const reader = new FrameReader({
       read: () => Promise.reject(new Error("broken")),
     });
-    await rejectionOf(reader.read());
-    await rejectionOf(reader.read());
+    await rejection(reader.read());
+    await rejection(reader.read());
     await turn();
     assertEquals(unhandled, []);
   } finally {

@@ -16,12 +16,12 @@ import {
 } from "@std/assert";
 import { Client } from "../client.ts";
 import { encodeFrame } from "../codec.ts";
+import { KIB, MIB } from "./bytes_support.ts";
 import {
   type ChildOptions,
   ChildServer,
   figuresOf,
 } from "./child_server_support.ts";
-import { KIB, MIB } from "./codec_support.ts";
 import { testUnless, windows } from "./machine_support.ts";
 import { longRun } from "./random_support.ts";
 import { eventually, sleep } from "./time_support.ts";

@@ -28,8 +28,8 @@ import {
   serve,
   serveConnection,
 } from "../server.ts";
+import { pattern } from "./bytes_support.ts";
 import { referenceDecode, referenceEncode } from "./codec_reference_support.ts";
-import { pattern } from "./codec_support.ts";
 import { chosenSeed, longRun, type Random, seeded } from "./random_support.ts";
 import { eventually } from "./time_support.ts";
 import { report } from "./traffic_support.ts";

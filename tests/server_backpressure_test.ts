@@ -5,7 +5,7 @@
 import { assertEquals, assertLess, assertLessOrEqual } from "@std/assert";
 import { concat } from "@std/bytes";
 import { serve, serveConnection } from "../server.ts";
-import { KIB } from "./codec_support.ts";
+import { KIB } from "./bytes_support.ts";
 import { Peer, settle, StubConnection, wire } from "./server_support.ts";
 
 /** What `MAX_OUTGOING` and `MAX_READ_AHEAD` promise. */

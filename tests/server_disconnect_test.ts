@@ -12,6 +12,7 @@ import {
 import { concat } from "@std/bytes";
 import { type FrameOptions, FrameTooLargeError } from "../codec.ts";
 import { serve, serveConnection } from "../server.ts";
+import { CountingSignal } from "./promise_support.ts";
 import {
   BAD_HEADER,
   echo,
@@ -329,22 +330,12 @@ Deno.test("A connection that the server ends is read away for half a second at m
 });
 
 Deno.test("An aborted signal closes the connection now, and lets go of the signal", async () => {
-  const abort = new AbortController();
-  let listeners = 0;
+  const abort = new CountingSignal();
   const { signal } = abort;
-  const { addEventListener, removeEventListener } = signal;
-  signal.addEventListener = (...args: unknown[]) => {
-    listeners++;
-    addEventListener.apply(signal, args as never);
-  };
-  signal.removeEventListener = (...args: unknown[]) => {
-    listeners--;
-    removeEventListener.apply(signal, args as never);
-  };
   const ended = new StubConnection();
   ended.feed(null);
   await serveConnection(ended, (payload) => payload, { signal });
-  assertEquals(listeners, 0);
+  assertEquals(abort.listeners, 0);
 
   const conn = new StubConnection();
   let its: AbortSignal | undefined;
@@ -360,11 +351,11 @@ Deno.test("An aborted signal closes the connection now, and lets go of the signa
   assertStrictEquals(its?.reason, reason);
   assertEquals(conn.closes, 1);
   await done;
-  assertEquals(listeners, 0);
+  assertEquals(abort.listeners, 0);
 
   const late = new StubConnection();
   late.feed(wire([1]));
   await serveConnection(late, () => assert(false), { signal });
   assertEquals([late.closes, late.reads], [1, 0]);
-  assertEquals(listeners, 0);
+  assertEquals(abort.listeners, 0);
 });

@@ -1,7 +1,8 @@
 /** What connections hold while they are idle. */
 import { assertEquals, assertLess, assertLessOrEqual } from "@std/assert";
 import { serve } from "../server.ts";
-import { collectGarbage, KIB, pattern } from "./codec_support.ts";
+import { KIB, pattern } from "./bytes_support.ts";
+import { collectGarbage } from "./memory_support.ts";
 import {
   echo,
   FakeListener,

@@ -5,7 +5,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { FrameOptions } from "../codec.ts";
 import { serve, serveConnection } from "../server.ts";
-import { pattern, splits } from "./codec_support.ts";
+import { pattern, splits } from "./bytes_support.ts";
 import {
   echo,
   heads,

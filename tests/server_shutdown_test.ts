@@ -9,6 +9,7 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import { serve } from "../server.ts";
+import { CountingSignal } from "./promise_support.ts";
 import { freePort } from "./machine_support.ts";
 import {
   echo,
@@ -227,29 +228,15 @@ Deno.test("Server.shutdown() forces when its signal aborts, also in a second cal
 });
 
 Deno.test("Server.shutdown() lets go of its signals once it is over", async () => {
-  const counted = () => {
-    const { signal } = new AbortController();
-    const { addEventListener, removeEventListener } = signal;
-    let listeners = 0;
-    signal.addEventListener = (...args: unknown[]) => {
-      listeners++;
-      addEventListener.apply(signal, args as never);
-    };
-    signal.removeEventListener = (...args: unknown[]) => {
-      listeners--;
-      removeEventListener.apply(signal, args as never);
-    };
-    return { signal, listeners: () => listeners };
-  };
-  const lifetime = counted();
-  const drain = counted();
+  const lifetime = new CountingSignal();
+  const drain = new CountingSignal();
   const server = serve({ signal: lifetime.signal }, echo);
   using peer = await Peer.connect(server);
   await peer.ask(1);
-  assertEquals(lifetime.listeners(), 1);
+  assertEquals(lifetime.listeners, 1);
   await server.shutdown({ signal: drain.signal });
   await settle(1);
-  assertEquals([lifetime.listeners(), drain.listeners()], [0, 0]);
+  assertEquals([lifetime.listeners, drain.listeners], [0, 0]);
 });
 
 Deno.test("Server.close() ends everything now, and aborts the handlers' signals", async () => {

@@ -1,5 +1,7 @@
-/** What the server's tests share: the other side of a connection, a connection
- * and a listener that do as they are told, and a clock that is wound by hand. */
+/**
+ * What the server's tests share: the other side of a connection, a connection
+ * and a listener that do as they are told, and a clock that is wound by hand.
+ */
 import { concat } from "@std/bytes";
 import { connect, type Socket } from "node:net";
 import { encodeFrame, FrameDecoder, type FrameOptions } from "../codec.ts";

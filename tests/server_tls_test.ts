@@ -1,7 +1,7 @@
 /** The server over TLS. */
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { type HandlerContext, serve } from "../server.ts";
-import { pattern } from "./codec_support.ts";
+import { pattern } from "./bytes_support.ts";
 import {
   BAD_HEADER,
   echo,

@@ -10,7 +10,7 @@
  */
 import { Client } from "../client.ts";
 import { serve, type Server } from "../server.ts";
-import { MIB } from "./codec_support.ts";
+import { MIB } from "./bytes_support.ts";
 import { FaultProxy } from "./fault_proxy_support.ts";
 import { chosenSeed, Random } from "./random_support.ts";
 import { eventually, PATIENCE, sleep } from "./time_support.ts";
