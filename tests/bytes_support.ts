@@ -17,7 +17,7 @@ export function textOf(payload: Uint8Array): string {
 /** Bytes from pieces: a number is one byte, text is Latin-1. */
 export function bytes(
   ...pieces: (number | string | Uint8Array)[]
-): Uint8Array {
+): Uint8Array<ArrayBuffer> {
   const parts = pieces.map((piece) => {
     if (typeof piece === "number") return Uint8Array.of(piece);
     if (typeof piece === "string") {
