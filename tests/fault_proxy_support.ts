@@ -10,9 +10,9 @@
  * cannot.
  */
 import { connect, createServer, type Server, type Socket } from "node:net";
-import { Random } from "./codec_support.ts";
-import { freePort } from "./free_port.ts";
-import { sleep } from "./traffic.ts";
+import { freePort } from "./machine_support.ts";
+import { Random } from "./random_support.ts";
+import { sleep } from "./time_support.ts";
 
 /** How a connection ends before its time, if it does. */
 const ENDS = [

@@ -23,15 +23,9 @@ import {
   InvalidFrameLengthError,
   TruncatedFrameError,
 } from "../codec.ts";
-import {
-  bytes,
-  hex,
-  pattern,
-  RecordingSink,
-  ScriptedSource,
-  splits,
-  turn,
-} from "./codec_support.ts";
+import { bytes, hex, pattern, splits } from "./bytes_support.ts";
+import { RecordingSink, ScriptedSource } from "./codec_support.ts";
+import { turn } from "./promise_support.ts";
 
 type Width = NonNullable<FrameOptions["lengthFieldLength"]>;
 

@@ -10,16 +10,11 @@
  */
 import { Client } from "../client.ts";
 import { serve, type Server } from "../server.ts";
-import { chosenSeed, MIB, Random } from "./codec_support.ts";
-import { FaultProxy } from "./fault_proxy.ts";
-import {
-  eventually,
-  Ledger,
-  PATIENCE,
-  requestOf,
-  sleep,
-  Traffic,
-} from "./traffic.ts";
+import { MIB } from "./bytes_support.ts";
+import { FaultProxy } from "./fault_proxy_support.ts";
+import { chosenSeed, Random } from "./random_support.ts";
+import { eventually, PATIENCE, sleep } from "./time_support.ts";
+import { Ledger, requestOf, Traffic } from "./traffic_support.ts";
 
 /** Milliseconds between two lines, and two looks at the memory. */
 const INTERVAL = 5_000;

@@ -1,4 +1,8 @@
-/** The server's limits in time, on a clock that is wound by hand. */
+/**
+ * The server's limits in time, `idleTimeout`, `readTimeout` and
+ * `writeTimeout`, on a clock that is wound by hand. What concerns a shutdown,
+ * a handshake or accepting is in the file of that.
+ */
 import {
   assert,
   assertEquals,
@@ -6,18 +10,15 @@ import {
   assertInstanceOf,
   assertLessOrEqual,
 } from "@std/assert";
+import { type ConnectionOptions, serve, serveConnection } from "../server.ts";
+import { Random } from "./random_support.ts";
 import {
-  type ConnectionOptions,
-  type Handler,
-  serve,
-  serveConnection,
-} from "../server.ts";
-import { Random } from "./codec_support.ts";
-import {
+  echo,
   FakeListener,
   FakeTime,
   heads,
   microtasks,
+  never,
   Peer,
   StubConnection,
   until,
@@ -29,9 +30,6 @@ const OFF: ConnectionOptions = {
   readTimeout: 0,
   writeTimeout: 0,
 };
-
-const echo: Handler = (payload) => payload;
-const never = Promise.withResolvers<number>().promise;
 
 /** How a connection comes to wait for what a timeout limits. */
 const WAITS: Record<
@@ -374,277 +372,6 @@ Deno.test("readTimeout does not concern what is left unread behind a failed hand
   await done;
   assertEquals(heads(conn.answers()), [1]);
   assertEquals(errors, ["no"]);
-});
-
-Deno.test("shutdownTimeout forces, and aborts the handlers' signals", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const server = serve({ shutdownTimeout: 2000 }, async (payload, context) => {
-    if (payload[0] === 1) return payload;
-    context.signal.addEventListener(
-      "abort",
-      () => reasons.push(context.signal.reason),
-    );
-    return await new Promise<never>(() => {});
-  });
-  const reasons: unknown[] = [];
-  const conn = new StubConnection();
-  conn.feed(wire([1, 2]));
-  listener.push(conn);
-  await microtasks();
-  const shutdown = server.shutdown();
-  await time.advance(1999);
-  assertEquals([conn.closes, reasons.length], [0, 0]);
-  assertEquals(heads(conn.answers()), [1]);
-  await time.advance(1);
-  assertEquals(conn.closes, 1);
-  assertEquals(reasons.length, 1);
-  assertEquals((reasons[0] as Error).message, "The server was closed");
-  await shutdown;
-  await server.finished;
-  assertEquals(time.timers, 0);
-});
-
-Deno.test("shutdownTimeout is 10 seconds, and 0 is for ever", async () => {
-  for (const [options, waits] of [[{}, 10_000], [{ shutdownTimeout: 0 }, 0]]) {
-    using time = new FakeTime();
-    using listener = new FakeListener();
-    const server = serve(options as object, () => never as Promise<never>);
-    const conn = new StubConnection();
-    conn.feed(wire([1]));
-    listener.push(conn);
-    await microtasks();
-    const shutdown = server.shutdown();
-    await time.advance(9999);
-    assertEquals(conn.closes, 0);
-    await time.advance(1);
-    assertEquals(conn.closes, waits === 0 ? 0 : 1);
-    if (waits === 0) {
-      await time.advance(1e6);
-      assertEquals(conn.closes, 0);
-      server.close();
-    }
-    await shutdown;
-    assertEquals(time.timers, 0);
-  }
-});
-
-Deno.test("Server.shutdown() ends in time although a peer does not end its side", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const server = serve({}, echo);
-  const conn = new StubConnection({ closeWrite: () => Promise.resolve() });
-  // Half a frame: the peer is not idle, so it is not just closed.
-  conn.feed(wire([1, 2]).subarray(0, 12));
-  listener.push(conn);
-  await microtasks();
-  const shutdown = server.shutdown();
-  await time.advance(400);
-  assertEquals([conn.closeWrites, conn.closes], [1, 0]);
-  await time.advance(101);
-  assertEquals(conn.closes, 1);
-  await shutdown;
-  assertEquals(heads(conn.answers()), [1]);
-  assertEquals(time.timers, 0);
-});
-
-Deno.test("Server.shutdown() reads on for two turns in which nothing comes", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const server = serve({}, echo);
-  const conns = [new StubConnection(), new StubConnection()];
-  listener.push(...conns);
-  await microtasks();
-  const shutdown = server.shutdown();
-  // Due in the same turn as the server's own look, and after it.
-  setTimeout(() => {
-    conns[0]!.feed(wire([1]));
-    setTimeout(() => conns[1]!.feed(wire([2])), 0);
-  }, 0);
-  await time.advance(0);
-  assertEquals(conns.map((conn) => heads(conn.answers())), [[1], [2]]);
-  await shutdown;
-  assertEquals(time.timers, 0);
-});
-
-Deno.test("Server.shutdown() does not wait for a peer that never stops sending", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const server = serve({}, echo);
-  const frame = wire([1]);
-  const conn = new StubConnection({
-    read: async (p) => {
-      await new Promise((resolve) => setTimeout(resolve, 0));
-      p.set(frame);
-      return frame.length;
-    },
-  });
-  listener.push(conn);
-  await microtasks();
-  const shutdown = server.shutdown();
-  await time.advance(0);
-  assertEquals(conn.closeWrites, 1);
-  conn.feed(null);
-  await time.advance(500);
-  await shutdown;
-  assertEquals(conn.closes, 1);
-  assertEquals(conn.answers().length, server.stats().requests);
-});
-
-const EMFILE = Object.assign(new Error("Too many open files (os error 24)"), {
-  code: "EMFILE",
-});
-
-/** Errors of accept that mean that something has run out. */
-const EXHAUSTION: [string, Error][] = [
-  ["EMFILE", EMFILE],
-  ["ENFILE", new Error("Too many open files in system (os error 23)")],
-  ["ENOBUFS", Object.assign(new Error("x"), { code: "ENOBUFS" })],
-  ["ENOBUFS without a code", new Error("No buffer space (os error 105)")],
-  ["ENOMEM", Object.assign(new Error("x"), { code: "ENOMEM" })],
-  ["ENOMEM without a code", new Error("Cannot allocate (os error 12)")],
-  ["WSAEMFILE", new Error("Too many open sockets. (os error 10024)")],
-];
-
-/** Errors of accept that concern one connection. */
-const PER_CONNECTION: [string, Error][] = [
-  ["NotConnected", new Deno.errors.NotConnected("x (os error 107)")],
-  ["ECONNABORTED", new Deno.errors.ConnectionAborted("x (os error 103)")],
-  ["ECONNRESET", new Deno.errors.ConnectionReset("x (os error 104)")],
-  ["EINVAL", Object.assign(new Error("x (os error 22)"), { code: "EINVAL" })],
-  [
-    "a code that counts, not its text",
-    Object.assign(new Error("os error 24)"), { code: "EPERM" }),
-  ],
-  ["a number that only ends like one", new Error("x (os error 124)")],
-];
-
-for (const [name, error] of EXHAUSTION) {
-  Deno.test(`Accepting backs off from 5 ms doubling to 1 s, reported once a spell: ${name}`, async () => {
-    using time = new FakeTime();
-    using listener = new FakeListener();
-    const told: [unknown, unknown][] = [];
-    const server = serve({
-      onError: (error, context) => void told.push([error, context]),
-    }, echo);
-    listener.push(...Array(11).fill(error));
-    const expected = [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000];
-    for (const [i, delay] of expected.entries()) {
-      await time.advance(0);
-      assertEquals(listener.accepts, i + 1);
-      await time.advance(delay - 1);
-      assertEquals(listener.accepts, i + 1);
-      await time.advance(1);
-    }
-    assertEquals(time.delays, expected);
-    assertEquals(told, [[error, undefined]]);
-    assertEquals(server.stats().acceptErrors, 11);
-    assertEquals(server.stats().errors, 0);
-
-    // A connection ends the spell; the next begins anew.
-    const conn = new StubConnection();
-    conn.feed(wire([1]), null);
-    listener.push(conn, error, error);
-    await time.advance(5 + 10);
-    assertEquals(heads(conn.answers()), [1]);
-    assertEquals(time.delays.slice(expected.length), [5, 10]);
-    assertEquals(told.length, 2);
-    await server.shutdown();
-    assertEquals(time.timers, 0);
-  });
-}
-
-for (const [name, error] of PER_CONNECTION) {
-  Deno.test(`Accepting goes on at once after an error of one connection: ${name}`, async () => {
-    using time = new FakeTime();
-    using listener = new FakeListener();
-    const server = serve({ onError: () => assert(false) }, echo);
-    const conns: StubConnection[] = [];
-    for (let i = 0; i < 40; i++) {
-      const conn = new StubConnection();
-      conn.feed(wire([i]), null);
-      conns.push(conn);
-      listener.push(error, error, error, conn);
-    }
-    // No time passes, and no timer is asked for.
-    await microtasks();
-    for (let i = 0; i < 30; i++) await microtasks();
-    for (const [i, conn] of conns.entries()) {
-      assertEquals(heads(conn.answers()), [i]);
-    }
-    assertEquals(time.delays, []);
-    const { acceptErrors, totalConnections, errors } = server.stats();
-    assertEquals([acceptErrors, totalConnections, errors], [120, 40, 0]);
-    await server.shutdown();
-  });
-}
-
-Deno.test("An accept that fails for ever does not spin", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const errors: unknown[] = [];
-  const server = serve({
-    onError: (error) => void errors.push(error),
-  }, echo);
-  const error = new Deno.errors.NotConnected("x");
-  listener.push(...Array(103).fill(error));
-  for (let i = 0; i < 20; i++) await microtasks();
-  assertEquals(listener.accepts, 101);
-  assertEquals(errors, [error]);
-  await time.advance(15);
-  assertEquals(time.delays, [5, 10, 20]);
-  assertEquals(errors.length, 1);
-  server.close();
-  await server.finished;
-});
-
-Deno.test("Accepting does not pause for failures that each had to be waited for", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const server = serve({ onError: () => assert(false) }, echo);
-  for (let i = 0; i < 120; i++) {
-    await time.advance(5);
-    listener.push(new Deno.errors.NotConnected("x"));
-    await microtasks();
-    assertEquals(listener.accepts, i + 2);
-  }
-  assertEquals(time.delays, []);
-  await server.shutdown();
-});
-
-Deno.test("A shutdown during a backoff ends it, and the end of a connection makes for another try", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const server = serve({}, echo);
-  const conn = new StubConnection();
-  listener.push(conn, EMFILE, EMFILE);
-  await time.advance(5);
-  assertEquals([listener.accepts, time.delays.at(-1)], [3, 10]);
-  // Its descriptor is free now.
-  conn.feed(null);
-  await microtasks();
-  assertEquals(listener.accepts, 4);
-
-  listener.push(EMFILE);
-  await microtasks();
-  assertEquals(time.timers, 1);
-  await server.shutdown();
-  await microtasks();
-  assertEquals(time.timers, 0);
-  assertEquals(listener.accepts, 4);
-});
-
-Deno.test("A backoff keeps the process alive only if the server does", async () => {
-  for (const refed of [true, false]) {
-    using time = new FakeTime();
-    using listener = new FakeListener();
-    const server = serve({}, echo);
-    if (!refed) server.unref();
-    listener.push(EMFILE);
-    await microtasks();
-    assertEquals([time.timers, time.refed], [1, refed ? 1 : 0]);
-    await server.shutdown();
-  }
 });
 
 Deno.test("What came in time is not cut because the thread was busy", async () => {

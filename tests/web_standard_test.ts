@@ -4,7 +4,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { concat } from "@std/bytes";
-import { testUnless } from "./test_unless.ts";
+import { testUnless } from "./machine_support.ts";
 
 /** Why there is no Node to run, or false. */
 function whyNoNode(): string | false {

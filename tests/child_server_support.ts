@@ -7,7 +7,8 @@
  */
 import { serve, type ServeOptions, type ServerStats } from "../server.ts";
 import type { Client } from "../client.ts";
-import { idOf, responseTo, sleep } from "./traffic.ts";
+import { sleep } from "./time_support.ts";
+import { idOf, responseTo } from "./traffic_support.ts";
 
 /** What the process does. */
 export interface ChildOptions {

@@ -10,10 +10,8 @@ import {
   RequestTimeoutError,
   type SendOptions,
 } from "../client.ts";
-import { longRun, Random } from "./codec_support.ts";
-
-/** Milliseconds within which what must happen does, however busy the machine. */
-export const PATIENCE = 60_000;
+import { longRun, type Random } from "./random_support.ts";
+import { PATIENCE, sleep } from "./time_support.ts";
 
 /** Every odd request is idempotent, every even one is not. */
 export function isIdempotent(id: number): boolean {
@@ -249,36 +247,6 @@ export class Traffic {
     }
     ledger.breach(`Request ${id} failed in an unknown way: ${error}`);
     return String(error);
-  }
-}
-
-/** Waits. */
-export function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, Math.max(0, ms)));
-}
-
-/** Waits until something holds, which it must within a minute. */
-export async function eventually(
-  what: string,
-  holds: () => boolean,
-): Promise<void> {
-  const deadline = performance.now() + PATIENCE;
-  while (!holds()) {
-    if (performance.now() > deadline) throw new Error(`Never: ${what}`);
-    await sleep(5);
-  }
-}
-
-/** Runs a test with a seed, and names the seed if it fails. */
-export async function seeded(
-  seed: number,
-  test: (random: Random) => Promise<void>,
-): Promise<void> {
-  try {
-    await test(new Random(seed));
-  } catch (cause) {
-    const message = cause instanceof Error ? cause.message : cause;
-    throw new Error(`With WIREPOOL_SEED=${seed}: ${message}`, { cause });
   }
 }
 

@@ -1,5 +1,30 @@
-// A clock that moves only when told: it stands in for `performance.now()`,
-// `setTimeout` and `clearTimeout` until it is disposed of.
+/**
+ * Time: waiting on the real clock for what must come about, and a clock that
+ * moves only when it is told to, which no test need sleep for.
+ */
+
+// The real one, whatever a test puts in its place.
+const { setTimeout: startTimer } = globalThis;
+
+/** Milliseconds within which what must happen does, however busy the machine. */
+export const PATIENCE = 60_000;
+
+/** Waits on the real clock. */
+export function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => startTimer(resolve, Math.max(0, ms)));
+}
+
+/** Waits until something holds, which it must within a minute. */
+export async function eventually(
+  what: string,
+  holds: () => boolean,
+): Promise<void> {
+  const deadline = performance.now() + PATIENCE;
+  while (!holds()) {
+    if (performance.now() > deadline) throw new Error(`Never: ${what}`);
+    await sleep(5);
+  }
+}
 
 interface FakeTimer {
   readonly at: number;
@@ -15,6 +40,10 @@ export async function settle(turns = 12): Promise<void> {
   for (let i = 0; i < turns; i++) await null;
 }
 
+/**
+ * Stands in for `performance.now()`, `setTimeout` and `clearTimeout` until it is
+ * disposed of.
+ */
 export class FakeClock implements Disposable {
   now = 0;
   /** How often the clock was read, and a timer set. */
