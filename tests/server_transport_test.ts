@@ -47,7 +47,7 @@ Deno.test("A transport that moves nothing a hundred times in a row is an error",
       write: (p, call) => (call + 1) % (tries + 1) === 0 ? p.length : 0,
     });
     writing.feed(wire([1]));
-    for (const [conn, what] of [[reading, "reads"], [writing, "writes"]]) {
+    for (const [conn, what] of [[reading, "read"], [writing, "write"]]) {
       const { feed } = conn as StubConnection;
       const errors: string[] = [];
       const done = serveConnection(
@@ -60,7 +60,9 @@ Deno.test("A transport that moves nothing a hundred times in a row is an error",
       await done;
       assertEquals(
         errors,
-        fails ? [`No progress: 100 ${what} in a row moved 0 bytes`] : [],
+        fails
+          ? [`No progress: 100 calls of ${what} in a row moved 0 bytes`]
+          : [],
       );
     }
     assertEquals(heads(reading.answers()), fails ? [] : [1, 2]);
