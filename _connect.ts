@@ -1,5 +1,5 @@
-// How one connection is made: TCP, TLS or a Unix socket, and the options of the
-// socket.
+// How one connection is made: TCP, TLS, a Unix socket or what the user's own
+// `connect` gives, and the options of the socket.
 //
 // Knows: what the runtime offers for that, and its gaps: not every step can be
 // cancelled. Must not know: how long it may take, and what is spoken over it.
@@ -7,8 +7,10 @@
 import type { Transport } from "./codec.ts";
 import {
   booleanOption,
+  functionOption,
   integerOption,
   objectOption,
+  show,
   stringOption,
   stringsOption,
 } from "./_options.ts";
@@ -18,6 +20,7 @@ interface TargetOptions {
   readonly hostname?: string;
   readonly port?: number;
   readonly path?: string;
+  readonly connect?: Connect;
   readonly tls?: boolean | TlsOptions;
   readonly noDelay?: boolean;
   readonly keepAlive?: boolean;
@@ -30,9 +33,16 @@ interface TlsOptions {
   readonly alpnProtocols?: string[];
 }
 
+/** The user's own way to make a connection. */
+type Connect = (signal: AbortSignal) => Transport | PromiseLike<Transport>;
+
 /** Where to connect to, and how. */
 export interface Target {
-  readonly address: { hostname: string; port: number } | { path: string };
+  /** With `connect`, the host name is the one that TLS verifies. */
+  readonly address:
+    | { hostname: string; port: number }
+    | { path: string }
+    | { hostname: string; connect: Connect };
   /** Set if TLS is to be spoken. */
   readonly tls: TlsOptions | undefined;
   readonly noDelay: boolean;
@@ -42,11 +52,22 @@ export interface Target {
 /** Checks the options that make a target. */
 export function targetOption(options: TargetOptions): Target {
   // Each is read once: options may be a class's getters.
-  const { port, path, tls } = options;
+  const { port, path, connect, tls } = options;
   const hostname = stringOption(options, "hostname");
   const settings = tlsOption(tls);
   let address: Target["address"];
-  if (path !== undefined) {
+  if (connect !== undefined) {
+    functionOption({ connect }, "connect");
+    if (port !== undefined || path !== undefined) {
+      throw new TypeError("Option connect cannot be used with port or path");
+    }
+    if (hostname !== undefined && settings === undefined) {
+      throw new TypeError(
+        "Option hostname needs tls where option connect is used",
+      );
+    }
+    address = { hostname: hostname ?? "127.0.0.1", connect };
+  } else if (path !== undefined) {
     stringOption({ path }, "path");
     if (hostname !== undefined || port !== undefined || settings) {
       throw new TypeError(
@@ -91,6 +112,7 @@ function tlsOption(tls: TargetOptions["tls"]): TlsOptions | undefined {
 /** Names a target in a message. */
 export function describeTarget({ address }: Target): string {
   if ("path" in address) return address.path;
+  if ("connect" in address) return "the server through option connect";
   const { hostname, port } = address;
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
@@ -107,46 +129,81 @@ export async function connect(
   signal: AbortSignal,
 ): Promise<Transport> {
   signal.throwIfAborted();
-  const { address, tls, noDelay, keepAlive } = target;
-  let conn: Deno.Conn;
+  const { address, tls } = target;
+  let transport: Transport;
   if ("path" in address) {
-    conn = await Deno.connect({ transport: "unix", ...address });
+    transport = await Deno.connect({ transport: "unix", ...address });
+  } else if ("connect" in address) {
+    transport = await address.connect(signal);
+    checkTransport(transport);
+    if (signal.aborted) close(transport);
+    signal.throwIfAborted();
+    transport = await secure(transport, target, address.hostname);
   } else if (tls?.cert !== undefined && tls.key !== undefined) {
     const { cert, key } = tls;
-    conn = await Deno.connectTls({ ...address, ...tls, cert, key });
+    transport = await Deno.connectTls({ ...address, ...tls, cert, key });
   } else {
     const tcp = await Deno.connect({ ...address, signal });
-    conn = tcp;
-    try {
-      if (noDelay) tcp.setNoDelay();
-      if (keepAlive) tcp.setKeepAlive();
-      if (tls !== undefined) {
-        const { hostname } = address;
-        const { caCerts, alpnProtocols } = tls;
-        conn = await Deno.startTls(tcp, {
-          hostname,
-          ...(caCerts === undefined ? {} : { caCerts }),
-          ...(alpnProtocols === undefined ? {} : { alpnProtocols }),
-        });
-      }
-    } catch (error) {
-      conn[Symbol.dispose]();
-      throw error;
-    }
+    transport = await secure(tcp, target, address.hostname);
   }
-  const close = () => conn[Symbol.dispose]();
-  if (signal.aborted) close();
+  if (signal.aborted) close(transport);
   signal.throwIfAborted();
   if (tls !== undefined) {
-    signal.addEventListener("abort", close);
+    const giveUp = () => close(transport);
+    signal.addEventListener("abort", giveUp);
     try {
-      await (conn as Deno.TlsConn).handshake();
+      await (transport as Deno.TlsConn).handshake();
     } catch (error) {
-      close();
+      close(transport);
       throw error;
     } finally {
-      signal.removeEventListener("abort", close);
+      signal.removeEventListener("abort", giveUp);
     }
   }
-  return conn;
+  return transport;
+}
+
+/** Sets the options of a TCP socket, and speaks TLS over it if that is asked. */
+async function secure(
+  transport: Transport,
+  { tls, noDelay, keepAlive }: Target,
+  hostname: string,
+): Promise<Transport> {
+  try {
+    // Only TCP has these, and only now: they throw while a write is under way.
+    const tcp = transport as Partial<Deno.TcpConn>;
+    if (noDelay) tcp.setNoDelay?.();
+    if (keepAlive) tcp.setKeepAlive?.();
+    if (tls === undefined) return transport;
+    const { caCerts, alpnProtocols } = tls;
+    return await Deno.startTls(transport as Deno.TcpConn, {
+      hostname,
+      ...(caCerts === undefined ? {} : { caCerts }),
+      ...(alpnProtocols === undefined ? {} : { alpnProtocols }),
+    });
+  } catch (error) {
+    close(transport);
+    throw error;
+  }
+}
+
+function checkTransport(value: unknown): asserts value is Transport {
+  const { read, write, close } = (value ?? {}) as Partial<Transport>;
+  for (const method of [read, write, close]) {
+    if (typeof method === "function") continue;
+    throw new TypeError(
+      `Option connect must give a transport with read, write and close, received ${
+        show(value)
+      }`,
+    );
+  }
+}
+
+/** Closes a transport, which may be closed already. */
+function close(transport: Transport): void {
+  try {
+    transport.close();
+  } catch {
+    // Closed already, which is what is wanted.
+  }
 }

@@ -91,10 +91,20 @@ export interface ClientOptions extends FrameOptions {
    * @default {"127.0.0.1"}
    */
   hostname?: string;
-  /** Port of the server, 1 to 65535; required without `path`. */
+  /** Port of the server, 1 to 65535; required without `path` and `connect`. */
   port?: number;
   /** Path of the server's Unix socket, instead of host name and port. */
   path?: string;
+  /**
+   * Makes each connection, instead of host name and port: through a proxy or a
+   * tunnel, to one of several addresses, in memory. With `tls`, TLS is spoken
+   * over what it returns, and `hostname` is the name that the server's
+   * certificate must carry.
+   *
+   * `signal` aborts when `connectTimeout` has passed or the client is closed;
+   * what is returned after that is closed.
+   */
+  connect?: (signal: AbortSignal) => Transport | PromiseLike<Transport>;
   /**
    * Speaks TLS: `true`, or with options of its own.
    *
