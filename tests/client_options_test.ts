@@ -36,7 +36,7 @@ const REFUSED: [string, unknown[], new (message: string) => Error][] = [
     TypeError,
   ]),
   ["port", [undefined, null, "80", 80n, {}], TypeError],
-  ["port", [-1, 65_536, 1.5, NaN], RangeError],
+  ["port", [-1, 0, 65_536, 1.5, NaN], RangeError],
   ["hostname", [5, null, {}, ["a"]], TypeError],
   ["tls", [5, "yes", null], TypeError],
   ["pipelining", ["1", null, {}], TypeError],

@@ -127,20 +127,23 @@ Deno.test("Short writes are completed", async () => {
 });
 
 Deno.test("A transport that moves nothing is taken for broken", async () => {
-  for (const what of ["reads", "writes"] as const) {
+  for (const what of ["read", "write"] as const) {
     using network = new StubNetwork(() => {
       const conn = StubConn.pong();
       const nothing = () => Promise.resolve(0);
-      if (what === "writes") conn.write = nothing;
+      if (what === "write") conn.write = nothing;
       else conn.read = nothing;
       return conn;
     });
     const client = new Client({ port: PORT });
     const error = await rejection(client.send(ascii("a")));
     assertInstanceOf(error, ConnectionLostError);
-    assertEquals(error.requestSent, what === "reads");
+    assertEquals(error.requestSent, what === "read");
     assertInstanceOf(error.cause, Error);
-    assertStringIncludes(error.cause.message, `${what} in a row moved 0 bytes`);
+    assertStringIncludes(
+      error.cause.message,
+      `calls of ${what} in a row moved 0 bytes`,
+    );
     assert(network.conns[0]!.closed);
     await client.close();
   }
