@@ -5,7 +5,13 @@
 // theirs. Must not know: what is to be done about an error.
 
 /** The names in `Deno.errors` that this library uses for errors of its own. */
-type ErrorName = "InvalidData" | "TimedOut" | "UnexpectedEof";
+type ErrorName =
+  | "BadResource"
+  | "BrokenPipe"
+  | "Busy"
+  | "InvalidData"
+  | "TimedOut"
+  | "UnexpectedEof";
 
 type ErrorClass = new (message: string, options?: ErrorOptions) => Error;
 

@@ -130,7 +130,8 @@ export function choiceOption<K extends string, V extends string>(
   fallback: V,
   choices: readonly V[],
 ): V {
-  const value: V = options[name] ?? fallback;
+  const given: V | undefined = options[name];
+  const value = given === undefined ? fallback : given;
   if (choices.includes(value)) return value;
   const ErrorClass = typeof value === "string" ? RangeError : TypeError;
   throw new ErrorClass(

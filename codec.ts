@@ -47,10 +47,19 @@
  */
 
 import { concat } from "@std/bytes";
-
-/** Default of {@linkcode FrameOptions.maxFrameLength}: large enough for most
- * messages, small enough that one peer cannot exhaust a process. */
-const DEFAULT_MAX_FRAME_LENGTH = 16 * 1024 * 1024;
+import { ignore } from "./_callbacks.ts";
+import {
+  idInPayload,
+  type Layout,
+  readLengthField,
+  readUint,
+  resolveLayout,
+  writeLengthField,
+  writeUint,
+} from "./_layout.ts";
+import { pair } from "./_memory_pipe.ts";
+import { show } from "./_options.ts";
+import { countEmpty } from "./_progress.ts";
 
 /** The first room of a decoder, and what an idle one waits with: a pending
  * read pins its buffer, and servers have thousands of silent connections. */
@@ -84,10 +93,6 @@ const COPY_LIMIT = 16 * 1024;
 /** Of a larger payload so much is sent along with the header: a header alone
  * would cost the peer a read, and a packet where Nagle's algorithm is off. */
 const LEAD_LENGTH = 8 * 1024;
-
-/** Reads or writes in a row that report 0 bytes before it is an error, as in
- * Go's `io.ErrNoProgress`; a source or sink that does so would spin. */
-const MAX_EMPTY_TRIES = 100;
 
 const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
@@ -150,6 +155,73 @@ export interface FrameOptions {
    * @default {16777216}
    */
   maxFrameLength?: number;
+}
+
+/**
+ * Where the frames of one direction carry an id that tells which response
+ * belongs to which request.
+ *
+ * @example Four bytes, put in behind the length field
+ * ```ts
+ * import { FrameDecoder, FrameEncoder } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const encoder = new FrameEncoder({ lengthFieldLength: 1 }, { length: 4 });
+ * encoder.push(new Uint8Array([10]), 7);
+ * assertEquals(encoder.chunk(), new Uint8Array([5, 0, 0, 0, 7, 10]));
+ *
+ * const decoder = new FrameDecoder({ lengthFieldLength: 1 }, { length: 4 });
+ * decoder.push(encoder.chunk()!);
+ * assertEquals(decoder.decode(), new Uint8Array([10]));
+ * assertEquals(decoder.id, 7);
+ * ```
+ */
+export interface FrameIdField {
+  /** Width of the id in bytes: 1, 2 or 4, in the byte order of the frame. */
+  length: 1 | 2 | 4;
+  /**
+   * Where it stands, in bytes from the end of the length field, up to 65535;
+   * negative where it stands before the length field. The payload then has room
+   * for it. Without an offset it is put in right behind the length field, and
+   * taken out again when the frame is decoded.
+   */
+  offset?: number;
+}
+
+/**
+ * Where requests and responses carry the id that belongs them together, so that
+ * responses may come in any order. Both sides agree on it beforehand.
+ *
+ * Where neither offset is given, both sides put the id in right behind the
+ * length field, and take it out again. Where either is given, the id is part of
+ * the payload, which has room for it: it is overwritten as the frame is encoded,
+ * never in the caller's own bytes.
+ *
+ * @example DNS: the first two bytes of every message
+ * ```ts
+ * import type { CorrelationOptions } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const dns: CorrelationOptions = { length: 2, requestOffset: 0 };
+ * assertEquals(dns.responseOffset, undefined); // the same as requestOffset
+ * ```
+ */
+export interface CorrelationOptions {
+  /** Width of the id in bytes: 1, 2 or 4, in the byte order of the frame. */
+  length: 1 | 2 | 4;
+  /**
+   * Where it stands in a request, in bytes from the end of the length field, up
+   * to 65535; negative where it stands before the length field.
+   *
+   * @default {responseOffset}
+   */
+  requestOffset?: number;
+  /**
+   * Where it stands in a response, likewise.
+   *
+   * @default {requestOffset}
+   */
+  responseOffset?: number;
 }
 
 /** What every error about a frame extends. After one, a stream of frames
@@ -308,16 +380,24 @@ export class FrameDecoder {
   /** Every call throws it, but those that take out what is still held. */
   #error: unknown = undefined;
   #failed = false;
+  #id = 0;
 
   /**
    * Makes a decoder for frames of one layout.
    *
    * @param options The layout of the frames.
+   * @param idField Where the frames carry an id, if they do.
    * @throws {TypeError | RangeError} If an option is of the wrong type or out
    * of its range.
    */
-  constructor(options?: FrameOptions) {
-    this.#layout = resolveLayout(options);
+  constructor(options?: FrameOptions, idField?: FrameIdField) {
+    this.#layout = resolveLayout(options, idField);
+  }
+
+  /** The id of the last frame that was decoded; 0 before the first, and where
+   * frames carry none. */
+  get id(): number {
+    return this.#id;
   }
 
   /** Number of bytes held: pushed, and not yet handed out as frames. */
@@ -335,7 +415,7 @@ export class FrameDecoder {
     this.#throwIfFailed();
     if (!(chunk instanceof Uint8Array)) {
       throw new TypeError(
-        `Chunk must be a Uint8Array, received ${describe(chunk)}`,
+        `Chunk must be a Uint8Array, received ${show(chunk)}`,
       );
     }
     if (chunk.length > this.#chunk.length - this.#end) {
@@ -451,10 +531,12 @@ export class FrameDecoder {
     if (held < length) return null;
     this.#frameLength = 0;
     this.#start = start + length;
+    const { idWidth, strip } = this.#layout;
+    const skipped = idWidth === 0 ? strip : this.#takeId(start);
     const frame = new Uint8Array(
       this.#memory,
-      start + this.#layout.strip,
-      length - this.#layout.strip,
+      start + skipped,
+      length - skipped,
     );
     if (this.#start === this.#chunk.length) {
       // Used up: let go of it, so that only the frames keep it alive.
@@ -498,6 +580,48 @@ export class FrameDecoder {
       this.#error = error;
       throw error;
     }
+  }
+
+  /**
+   * Takes out everything that is held, for a stream that goes on in another
+   * layout or protocol. The decoder is then as new.
+   *
+   * @returns A view on memory that is never written again.
+   * @throws {FrameError} The sticky error, if an earlier call failed.
+   */
+  rest(): Uint8Array<ArrayBuffer> {
+    this.#throwIfFailed();
+    const rest = new Uint8Array(this.#memory, this.#start, this.buffered);
+    this.#hold(EMPTY);
+    this.#start =
+      this.#end =
+      this.#frameLength =
+      this.#offered =
+        0;
+    return rest;
+  }
+
+  /**
+   * Reads the id of the whole frame at `start`, and takes it out where it was
+   * put in.
+   *
+   * @returns The bytes that are dropped from the front of the frame.
+   */
+  #takeId(start: number): number {
+    const layout = this.#layout;
+    const { idWidth, idAt, inserted, strip, headerLength, little } = layout;
+    const chunk = this.#chunk;
+    this.#id = readUint(chunk, start + idAt, idWidth, little);
+    if (inserted > 0 && strip < headerLength) {
+      // Part of the header is kept. It moves up to the rest, and says a length
+      // as if there had been no id. Nobody has seen these bytes yet.
+      const end = start + headerLength;
+      const value = readLengthField(layout, chunk, start + layout.offset);
+      chunk.copyWithin(start + inserted, start, end);
+      const at = start + inserted + layout.offset;
+      writeLengthField(layout, chunk, at, Number(value) - inserted);
+    }
+    return strip + inserted;
   }
 
   /**
@@ -588,11 +712,12 @@ export class FrameEncoder {
    * Makes an encoder for frames of one layout.
    *
    * @param options The layout of the frames.
+   * @param idField Where the frames carry an id, if they do.
    * @throws {TypeError | RangeError} If an option is of the wrong type or out
    * of its range.
    */
-  constructor(options?: FrameOptions) {
-    this.#layout = resolveLayout(options);
+  constructor(options?: FrameOptions, idField?: FrameIdField) {
+    this.#layout = resolveLayout(options, idField);
   }
 
   /** The layout with its defaults filled in, for others that are to agree. */
@@ -627,36 +752,52 @@ export class FrameEncoder {
   }
 
   /**
+   * Reads the id that a payload carries itself.
+   *
+   * @param payload A payload that could be framed.
+   * @returns The id; 0 where frames carry none, or have it put in.
+   */
+  readId(payload: Uint8Array): number {
+    const { idWidth, inserted, little } = this.#layout;
+    return idWidth === inserted
+      ? 0
+      : readUint(payload, idInPayload(this.#layout), idWidth, little);
+  }
+
+  /**
    * Queues one payload as one frame. Up to 16 KiB are copied; what is larger
    * is referred to and must not change until it has been written.
    *
    * @param payload The bytes to frame.
+   * @param id The frame's id, an unsigned number of the field's width. Without
+   * one the frame carries what the payload says, or 0 where the id is put in.
+   * The payload itself is not changed.
    * @returns The number of bytes that the frame takes on the wire.
    * @throws {FrameTooLargeError} As {@linkcode encodeFrame}; nothing is
    * queued then.
    * @throws {InvalidFrameLengthError} Likewise.
    */
-  push(payload: Uint8Array): number {
+  push(payload: Uint8Array, id?: number): number {
     const layout = this.#layout;
+    const { offset, headerLength, inserted, idWidth } = layout;
     const body = checkPayload(layout, payload);
-    const length = layout.headerLength + body;
-    const copied = body <= COPY_LIMIT ? length : layout.headerLength +
-      LEAD_LENGTH;
+    const length = headerLength + body;
+    const copied = body <= COPY_LIMIT
+      ? length
+      : Math.min(length, headerLength + this.#leadLength());
     const at = this.#reserve(copied);
     const slab = this.#slab;
     writeHeader(layout, slab, at, payload, body);
-    const bodyAt = at + layout.headerLength;
+    const payloadAt = at + headerLength + inserted;
     if (copied === length) {
-      slab.set(
-        layout.offset === 0 ? payload : payload.subarray(layout.offset),
-        bodyAt,
-      );
+      slab.set(offset === 0 ? payload : payload.subarray(offset), payloadAt);
     } else {
-      const cut = layout.offset + LEAD_LENGTH;
-      slab.set(payload.subarray(layout.offset, cut), bodyAt);
+      const cut = offset + copied - headerLength - inserted;
+      slab.set(payload.subarray(offset, cut), payloadAt);
       this.#seal();
       this.#sealed.push(payload.subarray(cut));
     }
+    if (idWidth > 0) writeId(layout, slab, at, id);
     this.#buffered += length;
     return length;
   }
@@ -698,6 +839,14 @@ export class FrameEncoder {
       this.#sealed.shift();
     }
     if (this.#buffered === 0) this.#release();
+  }
+
+  /** Bytes behind the header that a large frame copies: those that leave along
+   * with the header, and all up to the end of the id, which is not to be written
+   * into the caller's bytes. */
+  #leadLength(): number {
+    const { idAt, idWidth, headerLength } = this.#layout;
+    return Math.max(LEAD_LENGTH, idAt + idWidth - headerLength);
   }
 
   /** Takes `n` bytes of the shared slab for the open piece; returns where. */
@@ -874,7 +1023,7 @@ export class FrameReader {
           this.#decoder.finish();
         } else {
           this.#decoder.advance(n);
-          empty = checkProgress("read", n, empty);
+          empty = countEmpty("read", n, empty);
         }
       }
     } catch (error) {
@@ -939,6 +1088,64 @@ export interface Transport extends FrameSource, FrameSink {
   readonly remoteAddr?: TransportAddress;
   /** This side's address, if there is one. */
   readonly localAddr?: TransportAddress;
+}
+
+/**
+ * What `handshake` is given, on the server's side and on the client's: frames
+ * before the first request. They carry no id of
+ * {@linkcode CorrelationOptions}. It is over once `handshake` has settled, and
+ * rejects from then on.
+ */
+export interface HandshakeConnection {
+  /**
+   * Reads the next frame's payload, as {@linkcode FrameDecoder.decode} gives
+   * it. What is read ahead of it is not lost: it begins what comes after the
+   * handshake.
+   *
+   * @throws If the stream ends, the connection fails, or the bytes are no frame.
+   */
+  read(): Promise<Uint8Array<ArrayBuffer>>;
+  /**
+   * Writes one payload as one frame; it must not change before the promise has
+   * settled. What was written leaves also where nobody awaits it.
+   *
+   * @returns Once the transport has taken the whole frame.
+   */
+  write(payload: Uint8Array): Promise<void>;
+  /** The other side's address, if there is one. */
+  readonly remoteAddr?: TransportAddress;
+  /** This side's address, if there is one. */
+  readonly localAddr?: TransportAddress;
+  /** Aborts when the time is up, or the connection or its owner is closed. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Makes two transports that are each other's other side, in memory: for testing
+ * a service without sockets.
+ *
+ * Each way holds up to 64 KiB that were written and not read. A write beyond
+ * that waits for the reader, and takes what there is room for.
+ *
+ * @returns The two sides.
+ *
+ * @example What one side writes, the other reads
+ * ```ts
+ * import { transportPair } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const [here, there] = transportPair();
+ * await here.write(new Uint8Array([1, 2, 3]));
+ * here.close();
+ *
+ * const room = new Uint8Array(8);
+ * assertEquals(await there.read(room), 3);
+ * assertEquals(room.subarray(0, 3), new Uint8Array([1, 2, 3]));
+ * assertEquals(await there.read(room), null); // the end
+ * ```
+ */
+export function transportPair(): [Transport, Transport] {
+  return pair();
 }
 
 /** What {@linkcode FrameWriter} writes to: `Deno.Conn` is one. */
@@ -1039,7 +1246,7 @@ export class FrameWriter {
         if (chunk === null) break;
         const n = await this.#sink.write(chunk);
         this.#encoder.advance(n);
-        empty = checkProgress("write", n, empty);
+        empty = countEmpty("write", n, empty);
         const written = this.#queued - this.#encoder.buffered;
         while (this.#first !== null && this.#first.end <= written) {
           this.#first.resolve();
@@ -1129,7 +1336,7 @@ export class FrameDecoderStream
         } catch (error) {
           // The writing side learns of it too; when it was the one that
           // failed, this does nothing.
-          arrivals.cancel(error).catch(noop);
+          arrivals.cancel(error).catch(ignore);
           throw error;
         }
       },
@@ -1174,69 +1381,6 @@ export class FrameEncoderStream
   }
 }
 
-/** {@linkcode FrameOptions}, checked and completed. */
-interface Layout {
-  readonly width: 1 | 2 | 3 | 4 | 8;
-  readonly little: boolean;
-  readonly offset: number;
-  readonly adjustment: number;
-  readonly strip: number;
-  readonly maxLength: number;
-  /** Bytes up to the end of the length field. */
-  readonly headerLength: number;
-  /** The largest value that the field can hold exactly. */
-  readonly maxValue: number;
-}
-
-const DEFAULT_LAYOUT: Layout = resolveLayout({});
-
-function resolveLayout(options?: FrameOptions): Layout {
-  if (options === undefined) return DEFAULT_LAYOUT;
-  if (typeof options !== "object" || options === null) {
-    throw new TypeError(
-      `Options must be an object, received ${describe(options)}`,
-    );
-  }
-  const {
-    lengthFieldLength: width = 8,
-    byteOrder = "big",
-    lengthFieldOffset: offset = 0,
-    lengthAdjustment: adjustment = 0,
-    maxFrameLength: maxLength = DEFAULT_MAX_FRAME_LENGTH,
-  } = options;
-  checkOption("lengthFieldLength", width, 1, 8);
-  if (width > 4 && width < 8) {
-    throw new RangeError(
-      `Option lengthFieldLength must be 1, 2, 3, 4 or 8, received ${width}`,
-    );
-  }
-  if (byteOrder !== "big" && byteOrder !== "little") {
-    const ErrorClass = typeof byteOrder === "string" ? RangeError : TypeError;
-    throw new ErrorClass(
-      `Option byteOrder must be "big" or "little", received ${
-        describe(byteOrder)
-      }`,
-    );
-  }
-  checkOption("lengthFieldOffset", offset, 0, 0xffff);
-  const { MIN_SAFE_INTEGER: lowest, MAX_SAFE_INTEGER: highest } = Number;
-  checkOption("lengthAdjustment", adjustment, lowest, highest);
-  checkOption("maxFrameLength", maxLength, 0, highest);
-  const headerLength = offset + width;
-  const { initialBytesToStrip: strip = headerLength } = options;
-  checkOption("initialBytesToStrip", strip, 0, highest);
-  return {
-    width,
-    little: byteOrder === "little",
-    offset,
-    adjustment,
-    strip,
-    maxLength,
-    headerLength,
-    maxValue: width === 8 ? highest : 2 ** (8 * width) - 1,
-  };
-}
-
 function encode(layout: Layout, payload: Uint8Array): Uint8Array<ArrayBuffer> {
   const body = checkPayload(layout, payload);
   const frame = new Uint8Array(layout.headerLength + body);
@@ -1254,11 +1398,11 @@ function encode(layout: Layout, payload: Uint8Array): Uint8Array<ArrayBuffer> {
 function checkPayload(layout: Layout, payload: Uint8Array): number {
   if (!(payload instanceof Uint8Array)) {
     throw new TypeError(
-      `Payload must be a Uint8Array, received ${describe(payload)}`,
+      `Payload must be a Uint8Array, received ${show(payload)}`,
     );
   }
-  const body = payload.length - layout.offset;
-  if (body < 0) {
+  const body = payload.length - layout.offset + layout.inserted;
+  if (body < layout.inserted) {
     throw new InvalidFrameLengthError(
       `Payload of ${payload.length} bytes lacks the ${layout.offset} that stand before the length field`,
       payload.length,
@@ -1274,7 +1418,9 @@ function checkPayload(layout: Layout, payload: Uint8Array): number {
       payload.length,
     );
   }
-  checkStrip(layout, body);
+  if (layout.headerLength + body < layout.minFrameLength) {
+    throw tooShort(layout, body);
+  }
   return body;
 }
 
@@ -1303,129 +1449,52 @@ function readFrameLength(layout: Layout, chunk: Uint8Array, at: number) {
       body,
     );
   }
-  checkStrip(layout, body);
-  return layout.headerLength + body;
-}
-
-function checkStrip(layout: Layout, body: number): void {
   const length = layout.headerLength + body;
-  if (length < layout.strip) {
-    throw new InvalidFrameLengthError(
-      `Frame of ${length} bytes is shorter than the ${layout.strip} to strip`,
-      body,
-    );
-  }
+  if (length < layout.minFrameLength) throw tooShort(layout, body);
+  return length;
 }
 
-/** Reads a length field. Only a value that a number cannot hold exactly comes
- * back as a bigint: the two halves are looked at before any arithmetic. */
-function readLengthField(
-  { width, little }: Layout,
-  chunk: Uint8Array,
-  at: number,
-): number | bigint {
-  if (width === 8) {
-    const first = readUint(chunk, at, 4, little);
-    const second = readUint(chunk, at + 4, 4, little);
-    const high = little ? second : first;
-    const low = little ? first : second;
-    if (high > 0x1f_ffff) return (BigInt(high) << 32n) | BigInt(low);
-    return high * 2 ** 32 + low;
-  }
-  return readUint(chunk, at, width, little);
+function tooShort(layout: Layout, body: number): InvalidFrameLengthError {
+  const length = layout.headerLength + body;
+  const { strip, inserted, idWidth } = layout;
+  return new InvalidFrameLengthError(
+    idWidth === 0 || length - inserted < strip
+      ? `Frame of ${length} bytes is shorter than the ${strip} to strip`
+      : `Frame of ${length} bytes is too short to hold its id of ${idWidth}`,
+    body,
+  );
 }
 
-function readUint(
-  chunk: Uint8Array,
-  at: number,
-  width: number,
-  little: boolean,
-): number {
-  let value = 0;
-  for (let i = 0; i < width; i++) {
-    value = (value << 8) | chunk[little ? at + width - 1 - i : at + i]!;
-  }
-  return value >>> 0;
-}
-
-/** Writes what stands before the length field, and the field. */
+/** Writes what stands before the body of a frame: the bytes before the length
+ * field, and the field. */
 function writeHeader(
-  { width, little, offset, adjustment }: Layout,
+  layout: Layout,
   frame: Uint8Array,
   at: number,
   payload: Uint8Array,
   body: number,
 ): void {
+  const { offset } = layout;
   for (let i = 0; i < offset; i++) frame[at + i] = payload[i]!;
-  const value = body - adjustment;
-  at += offset;
-  if (width === 8) {
-    const high = Math.floor(value / 2 ** 32);
-    writeUint(frame, at, 4, little, little ? value : high);
-    writeUint(frame, at + 4, 4, little, little ? high : value);
-  } else {
-    writeUint(frame, at, width, little, value);
-  }
+  writeLengthField(layout, frame, at + offset, body - layout.adjustment);
 }
 
-/** Writes the lowest `width` bytes of a value, at most four. */
-function writeUint(
+/** Writes the id of a frame that stands in `frame` with its payload. Without
+ * one, what the payload says stays, and where an id is put in it is 0. */
+function writeId(
+  { idWidth, idAt, inserted, little }: Layout,
   frame: Uint8Array,
   at: number,
-  width: number,
-  little: boolean,
-  value: number,
+  id: number | undefined,
 ): void {
-  for (let i = 0; i < width; i++) {
-    frame[little ? at + i : at + width - 1 - i] = value >>> (8 * i);
-  }
-}
-
-function checkOption(
-  name: string,
-  value: unknown,
-  min: number,
-  max: number,
-): void {
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Option ${name} must be a number, received ${describe(value)}`,
-    );
-  }
-  if (!Number.isInteger(value) || value < min || value > max) {
-    throw new RangeError(
-      `Option ${name} must be an integer from ${min} to ${max}, received ${value}`,
-    );
-  }
+  if (id === undefined && inserted === 0) return;
+  writeUint(frame, at + idAt, idWidth, little, id ?? 0);
 }
 
 function checkCount(what: string, n: number, max: number): void {
   if (!Number.isInteger(n) || n < 0 || n > max) {
     throw new RangeError(
-      `${what} must be an integer from 0 to ${max}, received ${describe(n)}`,
+      `${what} must be an integer from 0 to ${max}, received ${show(n)}`,
     );
   }
 }
-
-/** Counts the tries in a row that moved nothing. */
-function checkProgress(what: string, n: number, empty: number): number {
-  if (n > 0) return 0;
-  if (empty + 1 === MAX_EMPTY_TRIES) {
-    throw new Error(
-      `No progress: ${MAX_EMPTY_TRIES} calls of ${what} in a row moved 0 bytes`,
-    );
-  }
-  return empty + 1;
-}
-
-/** Names a value in an error message. */
-function describe(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "bigint") return `${value}n`;
-  if (typeof value === "object" && value !== null) {
-    return value.constructor?.name ?? "an object";
-  }
-  return typeof value === "function" ? "a function" : String(value);
-}
-
-function noop(): void {}

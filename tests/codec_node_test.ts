@@ -26,6 +26,31 @@ const whyNot = whyNoNode();
 const testNode = (name: string, test: () => Promise<void>) =>
   testUnless(whyNot, name, test);
 
+/**
+ * A module of this package and the rooms behind it, each inlined where it is
+ * imported, as a bundler would; and what they import from elsewhere.
+ */
+async function inline(
+  module: string,
+  std: Record<string, string>,
+): Promise<{ address: string; foreign: string[] }> {
+  const { code, imports } = await transpile(module);
+  const foreign: string[] = [];
+  let inlined = code;
+  for (const name of imports) {
+    let address = std[name];
+    if (name.startsWith("./")) {
+      const room = await inline(name, std);
+      address = room.address;
+      foreign.push(...room.foreign);
+    } else {
+      foreign.push(name);
+    }
+    inlined = inlined.replace(`from "${name}"`, `from "${address}"`);
+  }
+  return { address: asModule(inlined), foreign };
+}
+
 /** The JavaScript of a module of this package, and what it imports. */
 async function transpile(
   module: string,
@@ -64,11 +89,10 @@ async function runNode(program: string): Promise<void> {
 }
 
 testNode("codec.ts runs under Node", async () => {
-  const { code, imports } = await transpile("codec.ts");
-  assertEquals(imports, ["@std/bytes"]);
-  // Inlined, as a bundler would: the function itself, as it runs here.
-  const std = asModule(`export ${concat}`);
-  const codec = asModule(code.replace('"@std/bytes"', JSON.stringify(std)));
+  // The function itself, as it runs here.
+  const std = { "@std/bytes": asModule(`export ${concat}`) };
+  const { address: codec, foreign } = await inline("codec.ts", std);
+  assertEquals(foreign, ["@std/bytes"]);
   await runNode(`
     import assert from "node:assert/strict";
     import * as codec from ${JSON.stringify(codec)};
@@ -159,12 +183,12 @@ testNode("codec.ts runs under Node", async () => {
 testNode(
   "pool.ts runs under Node, and its timers do not keep the process alive",
   async () => {
-    const { code, imports } = await transpile("pool.ts");
-    assertEquals(imports, []);
+    const { address: pool, foreign } = await inline("pool.ts", {});
+    assertEquals(foreign, []);
     await runNode(`
     import assert from "node:assert/strict";
     import { Pool, PoolClosedError, PoolTimeoutError } from ${
-      JSON.stringify(asModule(code))
+      JSON.stringify(pool)
     };
 
     let made = 0;
