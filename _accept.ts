@@ -32,7 +32,8 @@ export interface AcceptorOwner {
   readonly open: number;
   /** Accepting pauses at so many. */
   readonly maxConnections: number;
-  /** A connection has come; it is the owner's from now on. */
+  /** A connection has come, perhaps in the moment in which the loop is stopped;
+   * it is the owner's from now on. */
   admit(conn: Transport): void;
   /** An accept has failed; `exhausted` is true for the first of a row for want
    * of resources. */
@@ -119,8 +120,7 @@ export class Acceptor {
       }
       failures = 0;
       backoff = 0;
-      if (this.#stopped) conn.close();
-      else owner.admit(conn);
+      owner.admit(conn);
     }
     this.#ended = true;
     owner.acceptorEnded();
