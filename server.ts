@@ -525,9 +525,9 @@ class RunningServer implements Server {
       },
       maxConnections: this.#options.maxConnections,
       admit: (conn) => this.#admit(conn),
-      acceptFailed: (error, exhausted) => {
+      acceptFailed: (error, newsworthy) => {
         this.#stats.acceptErrors++;
-        if (exhausted) this.#settings.report(error, undefined);
+        if (newsworthy) this.#settings.report(error, undefined);
       },
       acceptorEnded: () => this.#finishIfDone(),
     };
