@@ -31,24 +31,32 @@
  * @module
  */
 
+import { callDetached, ignore } from "./_callbacks.ts";
+import { ClientConnection } from "./_client_connection.ts";
+import { PendingRequest } from "./_client_request.ts";
+import { SignalGroups } from "./_client_signals.ts";
+import { targetOption } from "./_connect.ts";
+import { Dialler } from "./_dial.ts";
 import {
-  FrameDecoder,
-  FrameEncoder,
-  FrameError,
-  type FrameOptions,
-} from "./codec.ts";
+  booleanOption,
+  checkObject,
+  durationOption,
+  functionOption,
+  integerOption,
+  objectOption,
+  signalOption,
+} from "./_options.ts";
+import { Sweeper } from "./_timers.ts";
+import { FrameEncoder, type FrameOptions, type Transport } from "./codec.ts";
 import {
   Pool,
   PoolClosedError,
+  type PoolCloseReason,
   type PoolHooks,
   type PoolOptions,
   type PoolStats,
   PoolTimeoutError,
 } from "./pool.ts";
-
-/** Bytes of requests that are encoded ahead of a write. What is encoded can
- * no longer be taken back, so it is not more than fills a write. */
-const MAX_BATCH = 64 * 1024;
 
 /** Shortest interval between two sweeps, in milliseconds: two of them are the
  * 50 ms that a timeout may be late. */
@@ -58,28 +66,9 @@ const MIN_SWEEP = 25;
  * keeps the process alive while requests are in flight. */
 const MAX_SWEEP = 1000;
 
-/** Longest payload that an encoder copies; it refers to what is longer. */
-const COPIED = 16 * 1024;
-
-/** How long the response to a request that was given up early is awaited at
- * least, while others share its connection. */
-const GRACE = 1000;
-
 /** How long a lack of idle connections, as after a restart of the server, may
  * last before `minIdle` fills it. */
 const MAX_REFILL_DELAY = 1000;
-
-/** How long the fate of a write under way is awaited once its connection was
- * closed, and the end of a connection on which a write has failed. Both come
- * at once; this is for a transport that errs. */
-const SETTLE_TIMEOUT = 1000;
-
-/** Reads or writes in a row that may move nothing before the transport is
- * taken for broken. */
-const MAX_EMPTY_TRIES = 100;
-
-/** The longest delay that timers can express. */
-const MAX_DELAY = 2 ** 31 - 1;
 
 /** TLS options of {@linkcode ClientOptions.tls}. */
 export interface ClientTlsOptions {
@@ -102,10 +91,20 @@ export interface ClientOptions extends FrameOptions {
    * @default {"127.0.0.1"}
    */
   hostname?: string;
-  /** Port of the server, 1 to 65535; required without `path`. */
+  /** Port of the server, 1 to 65535; required without `path` and `connect`. */
   port?: number;
   /** Path of the server's Unix socket, instead of host name and port. */
   path?: string;
+  /**
+   * Makes each connection, instead of host name and port: through a proxy or a
+   * tunnel, to one of several addresses, in memory. With `tls`, TLS is spoken
+   * over what it returns, and `hostname` is the name that the server's
+   * certificate must carry.
+   *
+   * `signal` aborts when `connectTimeout` has passed or the client is closed;
+   * what is returned after that is closed.
+   */
+  connect?: (signal: AbortSignal) => Transport | PromiseLike<Transport>;
   /**
    * Speaks TLS: `true`, or with options of its own.
    *
@@ -293,7 +292,7 @@ export class RequestTimeoutError extends Error {
 
   /** Makes the error from the limit in milliseconds. */
   constructor(timeout: number, options?: ErrorOptions) {
-    super(`Request did not settle within ${timeout} ms`, options);
+    super(`PendingRequest did not settle within ${timeout} ms`, options);
     this.name = "RequestTimeoutError";
     this.timeout = timeout;
   }
@@ -358,7 +357,7 @@ export class ClientClosedError extends Error {
  * ```
  */
 export class Client implements AsyncDisposable {
-  readonly #pool: Pool<Connection>;
+  readonly #pool: Pool<ClientConnection>;
   readonly #dialler: Dialler;
   readonly #frame: FrameOptions;
   /** Judges payloads before anything is done for them. */
@@ -373,7 +372,7 @@ export class Client implements AsyncDisposable {
   readonly #onError: ((error: unknown) => void) | undefined;
 
   /** Every connection that stands. */
-  readonly #connections = new Set<Connection>();
+  readonly #connections = new Set<ClientConnection>();
   /** Places taken: the connections, and those being dialled or closed. */
   #places = 0;
   /** Requests in the pool's line, until they go on with what it gave them. */
@@ -391,21 +390,18 @@ export class Client implements AsyncDisposable {
   #failures = 0;
   #retries = 0;
 
-  /** Sweeps over the requests; referenced while there are any. */
-  #timer: Timer | undefined;
-  #interval = MAX_SWEEP;
-  /** When the last sweep came, and whether it was left out. */
-  #ticked = 0;
-  #excused = false;
-  /** Requests that share a signal share a listener. */
-  readonly #signals = new Map<AbortSignal, SignalGroup>();
-  /** Signals whose requests are being given up, one after the other. */
-  #aborting = 0;
+  /** Times the requests; its timer is referenced while there are any. */
+  readonly #sweeper: Sweeper;
+  /** Requests on connections that their signals can give up. */
+  readonly #signals: SignalGroups;
 
   #closing: Promise<void> | undefined;
+  /** Connections closed for `maxIdle` when the client was closed: those that
+   * the pool closes for it afterwards go because of the client's close. */
+  #maxIdleClosed: number | undefined;
   /** Set by a forced close: what requests in flight are rejected with. */
   #killed: ClientClosedError | undefined;
-  #settledAll: (() => void) | undefined;
+  #onAllSettled: (() => void) | undefined;
 
   /**
    * Makes a client. Nothing is dialled before it is needed, but for
@@ -416,41 +412,46 @@ export class Client implements AsyncDisposable {
    * of its range.
    */
   constructor(options: ClientOptions) {
-    if (typeof options !== "object" || options === null) {
-      throw new TypeError(
-        `Options must be an object, received ${String(options)}`,
-      );
-    }
-    const { pipelining = 1, idempotent = false, onError, hooks } = options;
-    this.#dialler = new Dialler(options);
+    checkObject("Options", options);
+    this.#dialler = new Dialler(
+      targetOption(options),
+      durationOption(options, "connectTimeout", 3_000),
+    );
     this.#judge = new FrameEncoder(options);
     // Connections to come are to agree with it, whatever becomes of the object.
     this.#frame = this.#judge.options;
-    checkInteger("pipelining", pipelining, 1, Number.MAX_SAFE_INTEGER);
-    this.#pipelining = pipelining;
-    checkType("idempotent", idempotent, "boolean");
-    this.#idempotent = idempotent;
-    checkType("onError", onError, "function");
-    this.#onError = onError;
-    checkType("hooks", hooks, "object");
-    this.#hooks = hooks;
-    this.#requestTimeout = checkDelay("requestTimeout", options, 30_000);
-    this.#getTimeout = checkDelay("getTimeout", options, 0);
-    this.#maxLifetime = checkDelay("maxLifetime", options, 0);
+    this.#pipelining = integerOption(options, "pipelining", 1, {
+      min: 1,
+      max: Number.MAX_SAFE_INTEGER,
+    });
+    this.#idempotent = booleanOption(options, "idempotent", false);
+    const { onError, hooks } = options;
+    this.#onError = functionOption({ onError }, "onError");
+    this.#hooks = objectOption({ hooks }, "hooks");
+    this.#requestTimeout = durationOption(options, "requestTimeout", 30_000);
+    this.#getTimeout = durationOption(options, "getTimeout", 0);
+    this.#maxLifetime = durationOption(options, "maxLifetime", 0);
+    this.#sweeper = new Sweeper(MAX_SWEEP, (now) => this.#sweep(now));
     // Sweeps retire what is never idle, and so never comes by the pool.
     if (this.#maxLifetime > 0) this.#sweepOften(this.#maxLifetime);
-    const observer = hooks?.pool;
-    checkType("hooks.pool", observer, "object");
+    this.#signals = new SignalGroups((request, reason) => {
+      request.connection?.abandon(request);
+      this.#reject(request, reason);
+    });
+    const observer = objectOption<"hooks.pool", PoolHooks<unknown>>(
+      { "hooks.pool": hooks?.pool },
+      "hooks.pool",
+    );
     const { opened, closed, waited } = observer ?? {};
     for (const [name, hook] of Object.entries({ opened, closed, waited })) {
-      checkType(`hooks.pool.${name}`, hook, "function");
+      functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
     }
     const maxCap = this.#maxCap = options.maxCap ?? 10;
-    const poolOptions: PoolOptions<Connection> = {
+    const poolOptions: PoolOptions<ClientConnection> = {
       factory: (signal) => this.#dial(signal),
       close: (connection) => this.#retire(connection),
       maxCap,
-      idleTimeout: checkDelay("idleTimeout", options, 60_000),
+      idleTimeout: durationOption(options, "idleTimeout", 60_000),
       maxLifetime: this.#maxLifetime,
       onError: (error) => this.#report(error),
       hooks: {
@@ -459,7 +460,10 @@ export class Client implements AsyncDisposable {
           connection.read();
           return opened?.call(observer, connection, duration);
         },
-        ...(closed && { closed: closed.bind(observer) }),
+        ...(closed && {
+          closed: (connection, reason) =>
+            closed.call(observer, connection, this.#closeReason(reason)),
+        }),
         ...(waited && { waited: waited.bind(observer) }),
       },
     };
@@ -500,7 +504,7 @@ export class Client implements AsyncDisposable {
     payload: Uint8Array,
     options?: SendOptions,
   ): Promise<Uint8Array<ArrayBuffer>> {
-    let request: Request;
+    let request: PendingRequest;
     try {
       if (this.#closing !== undefined) {
         throw new ClientClosedError({ cause: this.#killed });
@@ -511,15 +515,17 @@ export class Client implements AsyncDisposable {
     }
     if (this.#hooks !== undefined) this.#observe(request, this.#hooks);
     this.#requests++;
-    if (this.#inFlight++ === 0) this.#refTimer(true);
+    if (this.#inFlight++ === 0) this.#keepAlive();
     this.#start(request);
     return request.promise;
   }
 
   /** Returns a snapshot of the figures. */
   stats(): ClientStats {
+    const pool = this.#pool.stats();
+    const maxIdleClosed = this.#maxIdleClosed ?? pool.maxIdleClosed;
     return {
-      pool: this.#pool.stats(),
+      pool: { ...pool, maxIdleClosed },
       requests: this.#requests,
       responses: this.#responses,
       failures: this.#failures,
@@ -538,7 +544,13 @@ export class Client implements AsyncDisposable {
    * @returns Once everything is closed; a second call joins the first.
    */
   close(options?: { signal?: AbortSignal }): Promise<void> {
-    const signal = options?.signal;
+    let signal: AbortSignal | undefined;
+    try {
+      if (options !== undefined) checkObject("Options", options);
+      signal = signalOption(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (this.#closing === undefined) {
       // A hook that is told of what is closed may call this again.
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -563,14 +575,23 @@ export class Client implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    // From now on nothing is kept idle, nor opened to be.
+    // From now on nothing is kept idle, nor opened to be; what is in line is
+    // still served, which the pool's own close would reject.
+    this.#maxIdleClosed = this.#pool.stats().maxIdleClosed;
     this.#pool.resize({ maxIdle: 0 });
     if (this.#inFlight > 0) {
-      await new Promise<void>((resolve) => this.#settledAll = resolve);
+      await new Promise<void>((resolve) => this.#onAllSettled = resolve);
     }
     await this.#pool.close();
-    clearInterval(this.#timer);
-    this.#timer = undefined;
+    this.#sweeper.stop();
+  }
+
+  /** Why a connection was closed: the pool cannot know that it is being closed,
+   * since it still serves those in line. */
+  #closeReason(reason: PoolCloseReason): PoolCloseReason {
+    return this.#closing !== undefined && reason === "maxIdle"
+      ? "close"
+      : reason;
   }
 
   #kill(cause: unknown): void {
@@ -584,26 +605,26 @@ export class Client implements AsyncDisposable {
 
   // Choosing a connection. Nothing here awaits between a check and a change.
 
-  #newRequest(payload: Uint8Array, options?: SendOptions): Request {
+  #newRequest(payload: Uint8Array, options?: SendOptions): PendingRequest {
     this.#judge.measure(payload);
     let timeout = this.#requestTimeout;
     let idempotent = this.#idempotent;
     let signal: AbortSignal | undefined;
     if (options !== undefined) {
-      checkType("options", options, "object");
-      timeout = checkDelay("timeout", options, timeout);
-      idempotent = options.idempotent ?? idempotent;
-      checkType("idempotent", idempotent, "boolean");
-      signal = options.signal;
-      checkType("signal", signal, "object");
+      checkObject("Options", options);
+      timeout = durationOption(options, "timeout", timeout);
+      idempotent = booleanOption(options, "idempotent", idempotent);
+      signal = signalOption(options);
       signal?.throwIfAborted();
     }
-    if (timeout > 0 && timeout < 20 * this.#interval) this.#sweepOften(timeout);
-    return new Request(payload, timeout, idempotent, signal);
+    if (timeout > 0 && timeout < 20 * this.#sweeper.interval) {
+      this.#sweepOften(timeout);
+    }
+    return new PendingRequest(payload, timeout, idempotent, signal);
   }
 
   /** Sends a request on a connection, or puts it in the pool's line. */
-  #start(request: Request): void {
+  #start(request: PendingRequest): void {
     const { signal } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
     const connection = this.#take(request);
@@ -611,7 +632,7 @@ export class Client implements AsyncDisposable {
     else this.#dispatch(request, connection);
   }
 
-  #take(request: Request): Connection | undefined {
+  #take(request: PendingRequest): ClientConnection | undefined {
     // Those in line come first.
     if (this.#waiting > 0) return undefined;
     for (let idle; (idle = this.#pool.tryGet()) !== undefined;) {
@@ -624,9 +645,9 @@ export class Client implements AsyncDisposable {
   }
 
   /** @param after Only of the dials after that one. */
-  #leastLoaded(after: number): Connection | undefined {
+  #leastLoaded(after: number): ClientConnection | undefined {
     if (this.#pipelining === 1) return undefined;
-    let least: Connection | undefined;
+    let least: ClientConnection | undefined;
     let load = this.#pipelining;
     for (const connection of this.#connections) {
       if (connection.dial <= after) continue;
@@ -640,14 +661,16 @@ export class Client implements AsyncDisposable {
     return least;
   }
 
-  #dispatch(request: Request, connection: Connection): void {
+  #dispatch(request: PendingRequest, connection: ClientConnection): void {
     connection.lent = true;
-    if (request.signal !== undefined) this.#watch(request, request.signal);
+    if (request.signal !== undefined) {
+      this.#signals.add(request, request.signal);
+    }
     connection.send(request);
   }
 
   /** Waits in the pool's line. */
-  async #wait(request: Request): Promise<void> {
+  async #wait(request: PendingRequest): Promise<void> {
     const { signal, timeout } = request;
     const start = performance.now();
     const limit = shorter(this.#getTimeout, timeout);
@@ -677,9 +700,7 @@ export class Client implements AsyncDisposable {
           this.#reject(request, new RequestTimeoutError(request.limit));
         } else if (stillborn !== undefined) {
           // A server that closes what it accepts is not to be dialled on and on.
-          const { sent } = request;
-          const error = new ConnectionLostError(sent, stillborn);
-          this.#lost(request, error, false);
+          this.#requestLost(request, stillborn.cause, false);
         } else {
           this.#start(request);
         }
@@ -687,25 +708,31 @@ export class Client implements AsyncDisposable {
     } catch (error) {
       this.#waiting--;
       this.#resending -= resent;
-      this.#reject(
-        request,
-        signal?.aborted
-          ? signal.reason
-          : error instanceof PoolClosedError
-          ? this.#killed ?? new ClientClosedError({ cause: error })
-          : error instanceof PoolTimeoutError && limit === timeout &&
-              timeout !== this.#getTimeout
-          ? new RequestTimeoutError(request.limit, { cause: error })
-          : error,
-      );
+      this.#reject(request, this.#translate(error, request));
     }
     this.#pump();
+  }
+
+  /** What a request is told that the pool gave no connection. */
+  #translate(error: unknown, request: PendingRequest): unknown {
+    const { signal, timeout, limit } = request;
+    if (signal?.aborted) return signal.reason;
+    if (error instanceof PoolClosedError) {
+      return this.#killed ?? new ClientClosedError({ cause: error });
+    }
+    // Whose limit was the shorter one: the request's, or that of the line?
+    const own = timeout > 0 &&
+      (this.#getTimeout === 0 || timeout < this.#getTimeout);
+    if (error instanceof PoolTimeoutError && own) {
+      return new RequestTimeoutError(limit, { cause: error });
+    }
+    return error;
   }
 
   /** Gives back what the pool gave in vain: the request was given up while it
    * changed hands, or the connection died or is not for this request. The last
    * is closed, to make room for a new one: given back, it would come again. */
-  #decline(connection: Connection, good: boolean): void {
+  #decline(connection: ClientConnection, good: boolean): void {
     if (good) {
       connection.lent = true;
       this.#release(connection);
@@ -729,7 +756,7 @@ export class Client implements AsyncDisposable {
   }
 
   /** A connection has room for one more request, or for none ever. */
-  #release(connection: Connection): void {
+  #release(connection: ClientConnection): void {
     if (connection.load === 0 && connection.lent) {
       connection.lent = false;
       this.#pool.put(connection);
@@ -738,14 +765,14 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  async #dial(signal: AbortSignal): Promise<Connection> {
+  async #dial(signal: AbortSignal): Promise<ClientConnection> {
     this.#places++;
     const number = ++this.#dials;
     const hooks = this.#hooks?.dial === undefined ? undefined : this.#hooks;
     const start = hooks === undefined ? 0 : performance.now();
     try {
-      const conn = await this.#dialler.dial(signal);
-      const connection = new Connection(conn, this.#frame, number, {
+      const transport = await this.#connect(signal);
+      const connection = new ClientConnection(transport, this.#frame, number, {
         exact: !this.#dialler.secure,
         // Only a busy connection needs to be told its time: an idle one is
         // the pool's.
@@ -753,9 +780,10 @@ export class Client implements AsyncDisposable {
           ? Infinity
           : performance.now() + this.#maxLifetime,
         respond: (request, response) => this.#resolve(request, response),
-        lost: (request, error, resend) => this.#lost(request, error, resend),
+        requestLost: (request, cause, resend) =>
+          this.#requestLost(request, cause, resend),
         release: (connection) => this.#release(connection),
-        died: (connection) => this.#died(connection),
+        connectionClosed: (connection) => this.#connectionClosed(connection),
       });
       this.#connections.add(connection);
       this.#tell(() => hooks?.dial?.({ duration: performance.now() - start }));
@@ -769,9 +797,18 @@ export class Client implements AsyncDisposable {
     }
   }
 
+  async #connect(signal: AbortSignal): Promise<Transport> {
+    try {
+      return await this.#dialler.dial(signal);
+    } catch (cause) {
+      const { destination } = this.#dialler;
+      throw new ConnectError(`Cannot connect to ${destination}`, { cause });
+    }
+  }
+
   /** Closes a connection for the pool; at once if nothing is in flight, so that
    * its place is free for whoever comes next. */
-  #retire(connection: Connection): Promise<void> | void {
+  #retire(connection: ClientConnection): Promise<void> | void {
     const ended = () => {
       this.#connections.delete(connection);
       this.#places--;
@@ -780,10 +817,10 @@ export class Client implements AsyncDisposable {
     if (ending !== undefined) return ending.then(ended);
     // Those in line may be about to give up for the same signal: nothing is to
     // be dialled for them.
-    return this.#aborting > 0 ? Promise.resolve().then(ended) : ended();
+    return this.#signals.aborting ? Promise.resolve().then(ended) : ended();
   }
 
-  #died(connection: Connection): void {
+  #connectionClosed(connection: ClientConnection): void {
     // Before a dial begins for the first of the requests on it.
     if (connection.load > 0) this.#lastLoss = this.#dials;
     if (connection.lent) {
@@ -795,14 +832,21 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  #lost(request: Request, error: ConnectionLostError, resend: boolean): void {
+  /** A request was lost with its connection: it is sent again or fails. */
+  #requestLost(
+    request: PendingRequest,
+    cause: unknown,
+    resend: boolean,
+  ): void {
     if (this.#killed !== undefined) return this.#reject(request, this.#killed);
-    const { signal } = request;
+    const { signal, sent } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
-    if (!resend || request.lostAt > 0) return this.#reject(request, error);
+    if (!resend || request.lostAt > 0) {
+      return this.#reject(request, new ConnectionLostError(sent, { cause }));
+    }
     request.lostAt = this.#lastLoss;
     this.#retries++;
-    this.#unwatch(request);
+    this.#signals.remove(request);
     if (request.limit > 0) {
       const now = performance.now();
       if (request.deadline === 0) request.deadline = now + request.timeout;
@@ -813,111 +857,57 @@ export class Client implements AsyncDisposable {
 
   // Settling.
 
-  #resolve(request: Request, response: Uint8Array<ArrayBuffer>): void {
+  #resolve(request: PendingRequest, response: Uint8Array<ArrayBuffer>): void {
     request.settled = true;
     this.#responses++;
     request.resolve(response);
     request.observer?.(response.length, undefined);
-    this.#settled(request);
+    this.#finish(request);
   }
 
-  #reject(request: Request, error: unknown): void {
+  #reject(request: PendingRequest, error: unknown): void {
     // A hook may have aborted what has settled, or is about to.
     if (request.settled) return;
     request.settled = true;
     this.#failures++;
     request.reject(error);
     request.observer?.(0, { error });
-    this.#settled(request);
+    this.#finish(request);
   }
 
-  #settled(request: Request): void {
-    this.#unwatch(request);
+  #finish(request: PendingRequest): void {
+    this.#signals.remove(request);
     if (--this.#inFlight === 0) {
-      this.#refTimer(false);
-      this.#settledAll?.();
-    }
-  }
-
-  #watch(request: Request, signal: AbortSignal): void {
-    let group = this.#signals.get(signal);
-    if (group === undefined) {
-      const requests = new Set<Request>();
-      const listener = () => {
-        this.#aborting++;
-        for (const request of requests) {
-          request.connection?.abandon(request);
-          this.#reject(request, signal.reason);
-        }
-        this.#aborting--;
-      };
-      group = { requests, listener };
-      this.#signals.set(signal, group);
-      signal.addEventListener("abort", listener);
-    }
-    group.requests.add(request);
-  }
-
-  #unwatch(request: Request): void {
-    const { signal } = request;
-    if (signal === undefined) return;
-    const group = this.#signals.get(signal);
-    if (group === undefined) return;
-    group.requests.delete(request);
-    if (group.requests.size === 0) {
-      this.#signals.delete(signal);
-      signal.removeEventListener("abort", group.listener);
+      this.#sweeper.unref();
+      this.#onAllSettled?.();
     }
   }
 
   // Sweeping.
 
-  #refTimer(ref: boolean): void {
-    if (ref) {
-      if (this.#timer === undefined) {
-        this.#ticked = performance.now();
-        this.#startTimer();
-      } else Deno.refTimer(this.#timer);
-    } else if (this.#timer !== undefined) {
-      Deno.unrefTimer(this.#timer);
-    }
-  }
-
-  #startTimer(): void {
-    this.#timer = setInterval(() => {
-      if (this.#inFlight > 0) return this.#tick(this.#interval);
-      clearInterval(this.#timer);
-      this.#timer = undefined;
-    }, this.#interval);
+  /** A request is in flight: sweeps time it, and their timer keeps the process
+   * alive. */
+  #keepAlive(): void {
+    if (this.#sweeper.running) this.#sweeper.ref();
+    else this.#sweeper.start();
   }
 
   /** Has sweeps come often enough for a timeout to be late by 10 % or 50 ms
    * at most. */
   #sweepOften(timeout: number): void {
-    const interval = Math.max(MIN_SWEEP, timeout / 20);
-    if (interval >= this.#interval) return;
-    // In halves, and with a sweep between: timeouts that are each a little
-    // shorter than the last one must not put it off again and again.
-    const before = this.#interval;
-    while (this.#interval > interval) {
-      this.#interval = Math.max(MIN_SWEEP, this.#interval / 2);
+    // In halves, so that timeouts that are each a little shorter than the last
+    // one do not start the timer anew again and again.
+    let { interval } = this.#sweeper;
+    while (interval > Math.max(MIN_SWEEP, timeout / 20)) {
+      interval = Math.max(MIN_SWEEP, interval / 2);
     }
-    if (this.#timer === undefined) return;
-    clearInterval(this.#timer);
-    this.#startTimer();
-    this.#tick(before);
-  }
-
-  /** Sweeps, unless it comes late itself: then the thread was busy, and what
-   * has come meanwhile may not have been read yet. */
-  #tick(interval: number): void {
-    const now = performance.now();
-    this.#excused = !this.#excused && now - this.#ticked > 2 * interval;
-    this.#ticked = now;
-    if (!this.#excused) this.#sweep(now);
+    this.#sweeper.quicken(interval);
   }
 
   #sweep(now: number): void {
+    // The timer outlives the last request by a look, since the next one often
+    // comes soon, and starting a timer costs as much as a request.
+    if (this.#inFlight === 0) return this.#sweeper.stop();
     for (const connection of this.#connections) {
       for (const request of connection.expired(now)) {
         this.#reject(request, new RequestTimeoutError(request.limit));
@@ -927,7 +917,7 @@ export class Client implements AsyncDisposable {
 
   // Observing.
 
-  #observe(request: Request, hooks: ClientHooks): void {
+  #observe(request: PendingRequest, hooks: ClientHooks): void {
     const requestBytes = request.payload.length;
     if (hooks.send !== undefined) this.#tell(() => hooks.send?.(requestBytes));
     if (hooks.settle === undefined) return;
@@ -940,644 +930,16 @@ export class Client implements AsyncDisposable {
   }
 
   #tell(hook: () => unknown): void {
-    try {
-      const result = hook();
-      if (result instanceof Promise) {
-        result.catch((error) => this.#report(error));
-      }
-    } catch (error) {
-      this.#report(error);
-    }
+    callDetached(hook, (error) => this.#report(error));
   }
 
   #report(error: unknown): void {
-    try {
-      const onError = this.#onError;
-      const result: unknown = onError?.(error);
-      if (result instanceof Promise) result.catch(() => {});
-    } catch {
-      // There is nobody left to tell.
-    }
-  }
-}
-
-type Timer = ReturnType<typeof setInterval>;
-
-interface SignalGroup {
-  readonly requests: Set<Request>;
-  readonly listener: () => void;
-}
-
-/** A request, from its `send` until it has settled and left its connection. */
-class Request {
-  readonly promise: Promise<Uint8Array<ArrayBuffer>>;
-  resolve!: (response: Uint8Array<ArrayBuffer>) => void;
-  reject!: (reason: unknown) => void;
-  observer:
-    | ((responseBytes: number, failure: { error: unknown } | undefined) => void)
-    | undefined;
-  settled = false;
-  /** Dials begun when its connection died, if it is sent again; else 0. It
-   * goes out on a connection of a later one: a server that goes ends all its
-   * connections, and the end of the others may not have been read yet. */
-  lostAt = 0;
-
-  /** Milliseconds that it was given, and what is left of them when it is
-   * sent; 0 is for ever. */
-  readonly limit: number;
-  timeout: number;
-  /** When it times out; 0 until that is known. As a rule a sweep sets it when
-   * it first sees the request, so that a request reads no clock. */
-  deadline = 0;
-
-  /** The connection that it is on, and its neighbours in one of its queues. */
-  connection: Connection | undefined;
-  previous: Request | undefined;
-  next: Request | undefined;
-  /** Where its frame begins and ends in the connection's stream of requests;
-   * -1 while it is unsent. */
-  start = -1;
-  end = -1;
-  /** It was handed over whole, on this connection or on an earlier one. */
-  sent = false;
-
-  constructor(
-    readonly payload: Uint8Array,
-    timeout: number,
-    readonly idempotent: boolean,
-    readonly signal: AbortSignal | undefined,
-  ) {
-    this.limit = this.timeout = timeout;
-    this.promise = new Promise((resolve, reject) => {
-      this.resolve = resolve;
-      this.reject = reject;
-    });
-  }
-
-  /** Whether it can go out on this connection. */
-  takes(connection: Connection): boolean {
-    return connection.usable && connection.dial > this.lostAt;
-  }
-
-  /** Counts time that was spent before sending; false if none is left. */
-  remain(spent: number): boolean {
-    if (this.limit === 0) return true;
-    this.timeout -= spent;
-    if (this.timeout > 0) return true;
-    this.timeout = 1;
-    return false;
-  }
-}
-
-/** Requests in order; taking one out of the middle costs the same. */
-class Queue {
-  first: Request | undefined;
-  #last: Request | undefined;
-
-  push(request: Request): void {
-    request.previous = this.#last;
-    request.next = undefined;
-    if (this.#last === undefined) this.first = request;
-    else this.#last.next = request;
-    this.#last = request;
-  }
-
-  remove(request: Request): void {
-    const { previous, next } = request;
-    if (previous === undefined) this.first = next;
-    else previous.next = next;
-    if (next === undefined) this.#last = previous;
-    else next.previous = previous;
-    request.previous = request.next = undefined;
-  }
-}
-
-/** What a connection tells its owner. */
-interface Owner {
-  /** Whether a write that fails has taken nothing: over TLS, what it was given
-   * may go out all the same. */
-  readonly exact: boolean;
-  /** When the connection takes no more requests. */
-  readonly expiresAt: number;
-  /** A request has its response. */
-  respond(request: Request, response: Uint8Array<ArrayBuffer>): void;
-  /** A request was lost with the connection; it may be sent again or not. */
-  lost(request: Request, error: ConnectionLostError, resend: boolean): void;
-  /** The connection has room for a request more than before. */
-  release(connection: Connection): void;
-  /** The connection is of no more use. */
-  died(connection: Connection): void;
-}
-
-/**
- * A connection that pipelines in order.
- *
- * ```text
- *            encoded for a write          response read
- *   unsent -----------------------> sent ---------------> settled
- *     |                               |
- *     | abandoned: taken out          | abandoned: keeps its place, and its
- *     v                               v response is dropped; when nobody else
- *                                       waits, the connection is closed
- * ```
- */
-class Connection {
-  /** Which of the client's dials made it, in the order they began. */
-  readonly dial: number;
-  readonly #conn: Deno.Conn;
-  readonly #owner: Owner;
-  readonly #decoder: FrameDecoder;
-  readonly #encoder: FrameEncoder;
-  readonly #unsent = new Queue();
-  readonly #sent = new Queue();
-
-  /** Requests on it, the abandoned that keep their place included. */
-  load = 0;
-  /** Requests on it that are still waited for. */
-  #live = 0;
-  /** The client holds it, rather than the pool or a request in line. */
-  lent = false;
-  /** It takes requests. */
-  usable = true;
-  #dead = false;
-  /** Why it died, if it did before it had given a response. */
-  stillborn: ErrorOptions | undefined;
-  /** It has given a response: a loss after that may be the server's closing
-   * an idle connection. */
-  #reused = false;
-
-  #flushing = false;
-  /** Bytes of the stream of requests that were encoded, given to a write that
-   * may be under way, and taken by writes. */
-  #encoded = 0;
-  #offered = 0;
-  #written = 0;
-  /** Set while the loss waits for a write under way to settle. */
-  #losing: (() => void) | undefined;
-  #ended: (() => void) | undefined;
-  /** Nothing more can be sent, and the reader has so long to meet the end. */
-  #writeFailed = false;
-  #timer: Timer | undefined;
-
-  constructor(
-    conn: Deno.Conn,
-    frame: FrameOptions,
-    dial: number,
-    owner: Owner,
-  ) {
-    this.dial = dial;
-    this.#conn = conn;
-    this.#owner = owner;
-    this.#decoder = new FrameDecoder(frame);
-    this.#encoder = new FrameEncoder(frame);
-    // Requests keep the process alive, through the client's timer.
-    conn.unref();
-  }
-
-  /** Queues a request; those of one turn leave in one write. */
-  send(request: Request): void {
-    request.connection = this;
-    request.start = request.end = -1;
-    this.load++;
-    this.#live++;
-    this.#unsent.push(request);
-    if (!this.#flushing) {
-      this.#flushing = true;
-      // Whatever else this turn sends goes along, and what it aborts does not.
-      queueMicrotask(() => this.#flush());
-    }
-  }
-
-  /** Forgets a request that timed out or was aborted. */
-  abandon(request: Request): void {
-    if (this.#forget(request)) this.#settled();
-    else this.#cut();
-  }
-
-  /** False if the connection cannot go on without the request. */
-  #forget(request: Request): boolean {
-    request.connection = undefined;
-    this.#live--;
-    if (request.end < 0) {
-      this.#unsent.remove(request);
-      this.load--;
-    } else {
-      // Its response may come late. While others share the connection it
-      // keeps its place: for as long again as it was given, or for a second.
-      request.deadline = 0;
-      request.timeout = request.limit && Math.max(request.limit, GRACE);
-      // The bytes of one that is not copied are its owner's again, who may
-      // change them before the rest of them is written.
-      return request.end <= this.#written || request.payload.length <= COPIED;
-    }
-    return true;
-  }
-
-  #cut(): void {
-    this.destroy(new Error("A request was given up as it was written"));
-  }
-
-  /** Abandons the requests that have timed out, and returns them. */
-  expired(now: number): Request[] {
-    const expired: Request[] = [];
-    let overdue = false;
-    for (const queue of [this.#sent, this.#unsent]) {
-      for (let r = queue.first; r !== undefined; r = r.next) {
-        if (r.timeout === 0) continue;
-        if (r.deadline === 0) r.deadline = now + r.timeout;
-        else if (now < r.deadline) continue;
-        else if (r.connection === this) expired.push(r);
-        else overdue = true;
-      }
-    }
-    // All of them first: what is lost with the connection may be sent again.
-    const whole = expired.map((request) => this.#forget(request));
-    if (whole.includes(false)) this.#cut();
-    else if (whole.length > 0) this.#settled();
-    if (overdue) this.destroy(new Error("A response did not come"));
-    if (now >= this.#owner.expiresAt) this.usable = false;
-    return expired;
-  }
-
-  /** Fewer requests are on it than before. */
-  #settled(): void {
-    if (this.#dead) return;
-    if (this.load > 0 && this.#live === 0) {
-      // Nobody is left who waits, and it is not worth being in doubt.
-      this.destroy(new Error("Every request was given up"));
-    } else if (
-      this.load === 0 && (this.#ended !== undefined || this.#writeFailed)
-    ) {
-      this.destroy(undefined);
-    } else if (this.load === 0 && this.#encoded > this.#written) {
-      // Answered before it was taken whole, as far as is known: the write says
-      // so next, or else the server reads no more.
-      this.#timer ??= setTimeout(
-        () => this.destroy(new Error("A request was answered, not taken")),
-        SETTLE_TIMEOUT,
-      );
-    } else {
-      this.#owner.release(this);
-    }
-  }
-
-  /** Reads responses; while the connection is idle, this is how its end is
-   * noticed. */
-  async read(): Promise<void> {
-    try {
-      for (let empty = 0;;) {
-        const n = await this.#conn.read(this.#decoder.space());
-        if (n === null) {
-          throw new Deno.errors.UnexpectedEof("Server closed the connection");
-        }
-        empty = n > 0 ? 0 : empty + 1;
-        if (empty === MAX_EMPTY_TRIES) throw noProgress("reads");
-        this.#decoder.advance(n);
-        const load = this.load;
-        for (
-          let frame = this.#decoder.decode();
-          frame !== null;
-          frame = this.#decoder.decode()
-        ) this.#respond(frame);
-        if (this.load === 0 && this.#decoder.buffered > 0) throw unasked();
-        if (this.load < load) this.#settled();
-      }
-    } catch (error) {
-      this.destroy(error);
-    }
-  }
-
-  #respond(frame: Uint8Array<ArrayBuffer>): void {
-    const request = this.#sent.first;
-    // A response to what was not even offered to a write is none.
-    if (request === undefined || request.end > this.#offered) throw unasked();
-    this.#sent.remove(request);
-    this.load--;
-    this.#reused = true;
-    if (request.connection !== this) return; // Abandoned.
-    request.connection = undefined;
-    this.#live--;
-    this.#owner.respond(request, frame);
-  }
-
-  async #flush(): Promise<void> {
-    try {
-      // While it changes hands, whoever is next in line sends along.
-      while (!this.lent && this.usable && this.load > 0) await null;
-      for (let empty = 0; !this.#dead;) {
-        this.#encode();
-        const chunk = this.#encoder.chunk();
-        if (chunk === null) break;
-        this.#offered = this.#written + chunk.length;
-        const n = await this.#conn.write(chunk);
-        this.#encoder.advance(n);
-        this.#offered = this.#written += n;
-        if (this.#timer !== undefined && this.#written === this.#encoded) {
-          clearTimeout(this.#timer);
-          this.#timer = undefined;
-          this.#settled();
-        }
-        empty = n > 0 ? 0 : empty + 1;
-        if (empty === MAX_EMPTY_TRIES) throw noProgress("writes");
-      }
-      this.#flushing = false;
-    } catch (error) {
-      // What a write refuses, the server cannot have seen.
-      if (this.#owner.exact) this.#offered = this.#written;
-      this.#flushing = false;
-      this.#stopSending(error);
-    }
-    this.#losing?.();
-  }
-
-  /** A write failed. Responses may have arrived before the end that it met:
-   * they are read, until the reader meets the end as well. */
-  #stopSending(error: unknown): void {
-    const request = this.#sent.first;
-    if (request === undefined || request.end > this.#offered) {
-      return this.destroy(error);
-    }
-    if (this.#dead) return;
-    this.usable = false;
-    this.#writeFailed = true;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.destroy(error), SETTLE_TIMEOUT);
-  }
-
-  /** Moves requests to the encoder: as many as fill a write. */
-  #encode(): void {
-    while (this.#encoder.buffered < MAX_BATCH) {
-      const request = this.#unsent.first;
-      if (request === undefined) return;
-      this.#unsent.remove(request);
-      this.#sent.push(request);
-      request.start = this.#encoded;
-      request.end = this.#encoded += this.#encoder.push(request.payload);
-    }
-  }
-
-  /** Closes it once nothing is in flight; the promise, if it is not closed by
-   * then, resolves when it is. */
-  end(): Promise<void> | undefined {
-    this.usable = false;
-    if (this.load === 0) this.destroy(undefined);
-    if (this.#dead) return undefined;
-    return new Promise((resolve) => this.#ended = resolve);
-  }
-
-  /** Closes it now; what is in flight is lost. */
-  destroy(cause: unknown): void {
-    if (this.#dead) return;
-    this.#dead = true;
-    this.usable = false;
-    clearTimeout(this.#timer);
-    if (!this.#reused) this.stillborn = { cause };
-    try {
-      this.#conn.close();
-    } catch {
-      // Closed already, which is what is wanted.
-    }
-    this.#owner.died(this);
-    this.#ended?.();
-    if (this.load > 0 && this.#flushing) {
-      // Closing settles the write under way, and its outcome decides what the
-      // server can have seen.
-      const timer = setTimeout(() => this.#losing?.(), SETTLE_TIMEOUT);
-      this.#losing = () => {
-        clearTimeout(timer);
-        this.#losing = undefined;
-        this.#lose(cause);
-      };
-    } else {
-      this.#lose(cause);
-    }
-  }
-
-  #lose(cause: unknown): void {
-    // Part of a frame is part of the first response.
-    const answered = this.#decoder.buffered > 0 || cause instanceof FrameError
-      ? this.#sent.first
-      : undefined;
-    const requests: Request[] = [];
-    for (const queue of [this.#sent, this.#unsent]) {
-      for (let r = queue.first; r !== undefined; r = r.next) {
-        if (r.connection === this) requests.push(r);
-      }
-      queue.first = undefined;
-    }
-    this.load = 0;
-    for (const request of requests) {
-      request.connection = undefined;
-      const sent = request.end >= 0 && request.end <= this.#offered;
-      const resend = this.#reused &&
-        (!sent || (request.idempotent && request !== answered));
-      request.sent ||= sent;
-      this.#owner.lost(
-        request,
-        new ConnectionLostError(request.sent, { cause }),
-        resend,
-      );
-    }
-  }
-}
-
-/** Dials one address. */
-class Dialler {
-  readonly #address: { hostname: string; port: number } | { path: string };
-  readonly #tls: ClientTlsOptions | undefined;
-  readonly #timeout: number;
-  readonly #noDelay: boolean;
-  readonly #keepAlive: boolean;
-
-  constructor(options: ClientOptions) {
-    const { hostname, port, path, tls, noDelay = true, keepAlive = true } =
-      options;
-    if (path !== undefined) {
-      checkType("path", path, "string");
-      if (hostname !== undefined || port !== undefined || tls) {
-        throw new TypeError(
-          "Option path cannot be used with hostname, port or tls",
-        );
-      }
-      this.#address = { path };
-    } else {
-      checkType("hostname", hostname, "string");
-      checkInteger("port", port, 0, 0xffff);
-      this.#address = { hostname: hostname ?? "127.0.0.1", port: port! };
-    }
-    if (typeof tls !== "boolean") checkType("tls", tls, "object");
-    this.#tls = tls === true ? {} : tls === false ? undefined : tls;
-    if ((this.#tls?.cert === undefined) !== (this.#tls?.key === undefined)) {
-      throw new TypeError("Options tls.cert and tls.key need each other");
-    }
-    this.#timeout = checkDelay("connectTimeout", options, 3_000);
-    checkType("noDelay", noDelay, "boolean");
-    checkType("keepAlive", keepAlive, "boolean");
-    this.#noDelay = noDelay;
-    this.#keepAlive = keepAlive;
-  }
-
-  /** Whether it speaks TLS. */
-  get secure(): boolean {
-    return this.#tls !== undefined;
-  }
-
-  /**
-   * Dials, within the time there is.
-   *
-   * @param signal Gives the dial up when it aborts.
-   */
-  async dial(signal: AbortSignal): Promise<Deno.Conn> {
-    const giveUp = new AbortController();
-    const { promise: givenUp, reject } = Promise.withResolvers<never>();
-    const stop = (reason: unknown) => {
-      giveUp.abort(reason);
-      reject(reason);
-    };
-    const abort = () => stop(signal.reason);
-    const timer = this.#timeout === 0 ? undefined : setTimeout(() => {
-      stop(
-        new Deno.errors.TimedOut(
-          `Dial was not complete within ${this.#timeout} ms`,
-        ),
-      );
-    }, this.#timeout);
-    signal.addEventListener("abort", abort);
-    if (signal.aborted) abort();
-    try {
-      // Not every step of a dial can be cancelled: the race does not depend
-      // on it, and what is left behind cleans up after itself.
-      return await Promise.race([this.#connect(giveUp.signal), givenUp]);
-    } catch (cause) {
-      throw new ConnectError(`Cannot connect to ${this.#describe()}`, {
-        cause,
-      });
-    } finally {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", abort);
-    }
-  }
-
-  async #connect(signal: AbortSignal): Promise<Deno.Conn> {
-    signal.throwIfAborted();
-    let conn: Deno.Conn;
-    if ("path" in this.#address) {
-      conn = await Deno.connect({ transport: "unix", ...this.#address });
-    } else if (this.#tls?.cert !== undefined && this.#tls.key !== undefined) {
-      const { cert, key } = this.#tls;
-      conn = await Deno.connectTls({
-        ...this.#address,
-        ...this.#tls,
-        cert,
-        key,
-      });
-    } else {
-      const tcp = await Deno.connect({ ...this.#address, signal });
-      conn = tcp;
-      try {
-        if (this.#noDelay) tcp.setNoDelay();
-        if (this.#keepAlive) tcp.setKeepAlive();
-        if (this.#tls !== undefined) {
-          const { hostname } = this.#address;
-          const { caCerts, alpnProtocols } = this.#tls;
-          conn = await Deno.startTls(tcp, {
-            hostname,
-            ...(caCerts === undefined ? {} : { caCerts }),
-            ...(alpnProtocols === undefined ? {} : { alpnProtocols }),
-          });
-        }
-      } catch (error) {
-        conn[Symbol.dispose]();
-        throw error;
-      }
-    }
-    const close = () => conn[Symbol.dispose]();
-    if (signal.aborted) close();
-    signal.throwIfAborted();
-    if (this.#tls !== undefined) {
-      signal.addEventListener("abort", close);
-      try {
-        await (conn as Deno.TlsConn).handshake();
-      } catch (error) {
-        close();
-        throw error;
-      } finally {
-        signal.removeEventListener("abort", close);
-      }
-    }
-    return conn;
-  }
-
-  #describe(): string {
-    if ("path" in this.#address) return this.#address.path;
-    const { hostname, port } = this.#address;
-    return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+    // Nobody is left to be told that the one who is told has failed.
+    callDetached(() => this.#onError?.(error), ignore);
   }
 }
 
 /** The shorter of two delays of which 0 is for ever. */
 function shorter(a: number, b: number): number {
   return a === 0 ? b : b === 0 ? a : Math.min(a, b);
-}
-
-function unasked(): Error {
-  return new Deno.errors.InvalidData(
-    "Server sent what was not asked for",
-  );
-}
-
-function noProgress(what: string): Error {
-  return new Error(
-    `No progress: ${MAX_EMPTY_TRIES} ${what} in a row moved 0 bytes`,
-  );
-}
-
-function checkDelay<K extends string>(
-  name: K,
-  options: { [P in K]?: number },
-  defaultValue: number,
-): number {
-  const { [name]: value = defaultValue } = options;
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Option ${name} must be a number, received ${String(value)}`,
-    );
-  }
-  if (!(value >= 0 && value <= MAX_DELAY)) {
-    throw new RangeError(
-      `Option ${name} must be from 0 to ${MAX_DELAY} ms, received ${value}`,
-    );
-  }
-  return value;
-}
-
-function checkInteger(
-  name: string,
-  value: unknown,
-  min: number,
-  max: number,
-): void {
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Option ${name} must be a number, received ${String(value)}`,
-    );
-  }
-  if (!Number.isInteger(value) || value < min || value > max) {
-    throw new RangeError(
-      `Option ${name} must be an integer from ${min} to ${max}, received ${value}`,
-    );
-  }
-}
-
-function checkType(
-  name: string,
-  value: unknown,
-  type: "boolean" | "function" | "object" | "string",
-): void {
-  if (value === undefined) return;
-  if (typeof value !== type || value === null) {
-    throw new TypeError(
-      `Option ${name} must be a ${type}, received ${String(value)}`,
-    );
-  }
 }

@@ -52,9 +52,11 @@ import {
   idInPayload,
   type Layout,
   readLengthField,
+  readSimpleLength,
   readUint,
   resolveLayout,
   writeLengthField,
+  writeSimpleLength,
   writeUint,
 } from "./_layout.ts";
 import { pair } from "./_memory_pipe.ts";
@@ -521,12 +523,8 @@ export class FrameDecoder {
         this.#throwIfFailed();
         return null;
       }
-      try {
-        length = readFrameLength(this.#layout, this.#chunk, start);
-      } catch (error) {
-        throw this.#fail(error);
-      }
-      this.#frameLength = length;
+      length = this.#readLength(start);
+      if (held < length) this.#frameLength = length;
     }
     if (held < length) return null;
     this.#frameLength = 0;
@@ -599,6 +597,23 @@ export class FrameDecoder {
       this.#offered =
         0;
     return rest;
+  }
+
+  /** Reads and judges the header at `start`, which is all there; gives the bytes
+   * that the frame takes on the wire. */
+  #readLength(start: number): number {
+    const layout = this.#layout;
+    if (layout.simple) {
+      const body = readSimpleLength(this.#chunk, start);
+      if (body >= 0 && body <= layout.maxLength) {
+        return layout.headerLength + body;
+      }
+    }
+    try {
+      return readFrameLength(layout, this.#chunk, start);
+    } catch (error) {
+      throw this.#fail(error);
+    }
   }
 
   /**
@@ -779,6 +794,15 @@ export class FrameEncoder {
    */
   push(payload: Uint8Array, id?: number): number {
     const layout = this.#layout;
+    if (layout.simple && isCopied(layout, payload)) {
+      const length = 8 + payload.length;
+      const at = this.#reserve(length);
+      const slab = this.#slab;
+      writeSimpleLength(slab, at, payload.length);
+      slab.set(payload, at + 8);
+      this.#buffered += length;
+      return length;
+    }
     const { offset, headerLength, inserted, idWidth } = layout;
     const body = checkPayload(layout, payload);
     const length = headerLength + body;
@@ -1463,6 +1487,13 @@ function tooShort(layout: Layout, body: number): InvalidFrameLengthError {
       : `Frame of ${length} bytes is too short to hold its id of ${idWidth}`,
     body,
   );
+}
+
+/** Whether a payload is one that a simple layout copies whole; what is not, and
+ * what cannot be framed, is left to the general way. */
+function isCopied({ maxLength }: Layout, payload: Uint8Array): boolean {
+  return payload instanceof Uint8Array && payload.length <= COPY_LIMIT &&
+    payload.length <= maxLength;
 }
 
 /** Writes what stands before the body of a frame: the bytes before the length

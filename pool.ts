@@ -39,6 +39,25 @@
  * @module
  */
 
+import { callDetached, ignore, isThenable } from "./_callbacks.ts";
+import { bug } from "./_bug.ts";
+import {
+  checkFunction,
+  choiceOption,
+  durationOption,
+  functionOption,
+  integerOption,
+  objectOption,
+  signalOption,
+} from "./_options.ts";
+import { Clock, TICK } from "./_pool_clock.ts";
+import { Entry } from "./_pool_entry.ts";
+import { LeakDetector } from "./_pool_leaks.ts";
+import { BorrowLease, type Ending } from "./_pool_lease.ts";
+import { Line, type SignalGroup, type Waiter } from "./_pool_line.ts";
+import { List } from "./_pool_list.ts";
+import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+
 /** Why a resource was closed, as {@linkcode PoolHooks.closed} is told. */
 export type PoolCloseReason =
   | "idleTimeout"
@@ -339,22 +358,13 @@ export interface Lease<T> extends Disposable, AsyncDisposable {
   discard(): void;
 }
 
-/** The largest delay of a timer; a larger one fires at once in every runtime. */
-const MAX_DELAY = 2 ** 31 - 1;
 /** How often the reaper looks where only `minIdle` gives it work. */
 const DEFAULT_REAP_INTERVAL = 1_000;
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
-/** Waiters kept for use by the next callers, beside as many as are in line. */
-const SPARE_WAITERS = 64;
-/** Timeouts of waiters kept apart exactly before further ones are rounded up. */
-const EXACT_QUEUES = 16;
-/** Clock readings within a tick that make a pool hot. A timer that fires in an
- * event loop busy with sockets costs microseconds, about a hundred readings. */
-const HOT_READS = 512;
-/** How long a hot pool may share a reading, and how often. */
-const TICK = 1;
-const SHARES = 16;
+/** A count that may be nothing, and may be without limit. */
+const ANY_COUNT = { min: 0, max: Infinity };
+const AT_LEAST_ONE = { min: 1, max: Infinity };
 /** The shortest limit, in ticks, that may be judged by a shared reading. */
 const SHARING_LIMIT = 100;
 
@@ -434,7 +444,7 @@ export class Pool<T> implements AsyncDisposable {
   readonly #factoryTimeout: number;
   readonly #pingTimeout: number;
   readonly #pingAfterIdle: number;
-  readonly #leakTimeout: number;
+  readonly #leaks: LeakDetector;
   readonly #maxWaiting: number;
   readonly #reapInterval: number;
   readonly #lifo: boolean;
@@ -458,7 +468,7 @@ export class Pool<T> implements AsyncDisposable {
     this.#timedOut(waiter, timeout)
   );
   /** One listener for all waiters that share a signal. */
-  readonly #groups = new Map<AbortSignal, Group<T>>();
+  readonly #groups = new Map<AbortSignal, SignalGroup<T>>();
   readonly #openings = new Set<Opening>();
   /** Resources still to be opened for no waiter: for `initialCap` at first, of
    * which each is tried once; and then for `minIdle`, when the reaper says so. */
@@ -471,8 +481,8 @@ export class Pool<T> implements AsyncDisposable {
   /** Whoever waits for the first resources to stand. */
   #opener: { left: number; done: () => void; failed: Reject } | undefined;
   #closed: Promise<void> | undefined;
-  #drained: () => void = noop;
-  #abandon: Reject = noop;
+  #drained: () => void = ignore;
+  #abandon: Reject = ignore;
 
   #reaper: Timer | undefined;
   /** Whether the reaper's timer runs; always true where it never has work. */
@@ -501,76 +511,73 @@ export class Pool<T> implements AsyncDisposable {
    * @throws {RangeError} If a number is out of its range.
    */
   constructor(options: PoolOptions<T>) {
-    const { factory, close, ping, onError, hooks = {}, idleOrder = "lifo" } =
-      options;
-    checkFunction("factory", factory);
-    if (typeof hooks !== "object" || hooks === null) {
-      throw new TypeError(`hooks must be an object, received ${show(hooks)}`);
+    checkFunction("Option factory", options.factory);
+    this.#factory = options.factory;
+    const { close, ping, onError, hooks } = options;
+    this.#dispose = functionOption({ close }, "close");
+    this.#ping = functionOption({ ping }, "ping");
+    this.#onError = functionOption({ onError }, "onError");
+    this.#hooks = objectOption({ hooks }, "hooks") ?? {};
+    for (const name of ["opened", "closed", "waited"] as const) {
+      const hook: unknown = this.#hooks[name];
+      if (hook !== undefined) checkFunction(`Option hooks.${name}`, hook);
     }
-    const { opened, closed, waited } = hooks;
-    for (
-      const [name, value] of Object.entries(
-        { close, ping, onError, opened, closed, waited },
-      )
-    ) {
-      if (value !== undefined) checkFunction(name, value);
+    const order = choiceOption(options, "idleOrder", "lifo", ["lifo", "fifo"]);
+    this.#lifo = order === "lifo";
+
+    this.#maxCap = integerOption(options, "maxCap", 10, AT_LEAST_ONE);
+    if (options.maxIdle !== undefined) {
+      this.#maxIdleGiven = integerOption(options, "maxIdle", 0, ANY_COUNT);
     }
-    if (idleOrder !== "lifo" && idleOrder !== "fifo") {
-      throw new TypeError(
-        `idleOrder must be "lifo" or "fifo", received ${show(idleOrder)}`,
+    if (options.maxOpening !== undefined) {
+      this.#maxOpeningGiven = integerOption(
+        options,
+        "maxOpening",
+        1,
+        AT_LEAST_ONE,
       );
     }
-    this.#factory = factory;
-    this.#dispose = close;
-    this.#ping = ping;
-    this.#onError = onError;
-    this.#hooks = hooks;
-    this.#lifo = idleOrder === "lifo";
-
-    const { maxIdle, maxOpening } = options;
-    this.#maxCap = count("maxCap", options.maxCap ?? 10, 1, Infinity);
-    this.#maxIdleGiven = maxIdle === undefined
-      ? undefined
-      : count("maxIdle", maxIdle, 0, Infinity);
-    this.#maxOpeningGiven = maxOpening === undefined
-      ? undefined
-      : count("maxOpening", maxOpening, 1, Infinity);
-    this.#maxWaiting = count(
+    this.#maxWaiting = integerOption(
+      options,
       "maxWaiting",
-      options.maxWaiting ?? Infinity,
-      0,
       Infinity,
+      ANY_COUNT,
     );
     const most = Math.min(
       this.#maxCap,
       this.#maxIdle(),
       Number.MAX_SAFE_INTEGER,
     );
-    const initialCap = count("initialCap", options.initialCap ?? 0, 0, most);
-    this.#minIdle = count("minIdle", options.minIdle ?? 0, 0, most);
+    const kept = { min: 0, max: most };
+    const initialCap = integerOption(options, "initialCap", 0, kept);
+    this.#minIdle = integerOption(options, "minIdle", 0, kept);
 
-    this.#idleTimeout = duration("idleTimeout", options.idleTimeout) ||
-      Infinity;
-    this.#maxLifetime = duration("maxLifetime", options.maxLifetime) ||
-      Infinity;
-    this.#getTimeout = duration("getTimeout", options.getTimeout);
-    this.#factoryTimeout = duration("factoryTimeout", options.factoryTimeout);
-    this.#pingTimeout = duration("pingTimeout", options.pingTimeout);
-    this.#pingAfterIdle = duration("pingAfterIdle", options.pingAfterIdle);
-    this.#leakTimeout = duration("leakTimeout", options.leakTimeout);
-    const limits = [this.#idleTimeout, this.#maxLifetime, this.#leakTimeout]
+    this.#idleTimeout = limitOption(options, "idleTimeout") || Infinity;
+    this.#maxLifetime = limitOption(options, "maxLifetime") || Infinity;
+    this.#getTimeout = limitOption(options, "getTimeout");
+    this.#factoryTimeout = limitOption(options, "factoryTimeout");
+    this.#pingTimeout = limitOption(options, "pingTimeout");
+    this.#pingAfterIdle = limitOption(options, "pingAfterIdle");
+    const leakTimeout = limitOption(options, "leakTimeout");
+    this.#leaks = new LeakDetector(
+      leakTimeout,
+      (error) => this.#report(error, "leak"),
+    );
+    const limits = [this.#idleTimeout, this.#maxLifetime, leakTimeout]
       .filter((limit) => limit > 0 && limit < Infinity);
-    this.#reapInterval = duration(
+    this.#reapInterval = limitOption(
+      options,
       "reapInterval",
-      options.reapInterval ??
-        (limits.length > 0 ? Math.min(...limits) / 2 : DEFAULT_REAP_INTERVAL),
+      limits.length > 0 ? Math.min(...limits) / 2 : DEFAULT_REAP_INTERVAL,
     );
     if (this.#reapInterval === 0) {
-      throw new RangeError("reapInterval must be more than 0, received 0");
+      throw new RangeError(
+        "Option reapInterval must be more than 0 ms, received 0",
+      );
     }
     const shortest = Math.min(
       ...limits,
-      ping !== undefined && this.#pingAfterIdle || Infinity,
+      this.#ping !== undefined && this.#pingAfterIdle || Infinity,
     );
     this.#timed = shortest < Infinity;
     this.#clock = new Clock(this.#timed && shortest >= SHARING_LIMIT * TICK);
@@ -645,17 +652,22 @@ export class Pool<T> implements AsyncDisposable {
    * ```
    */
   get(options?: PoolGetOptions): Promise<T> {
-    const signal = options?.signal;
+    let signal: AbortSignal | undefined;
+    let timeout = this.#getTimeout;
     if (options !== undefined) {
-      const invalid = getOptionsError(options);
-      if (invalid !== undefined) return Promise.reject(invalid);
+      try {
+        signal = signalOption(options);
+        timeout = limitOption(options, "timeout", timeout);
+      } catch (error) {
+        return Promise.reject(error);
+      }
       // Before anything else: who has left already must not take anything.
       if (signal?.aborted) return this.#canceled(signal);
     }
-    const origin = this.#origin();
+    const origin = this.#leaks.capture();
     const entry = this.#take(origin);
     if (entry !== undefined) return Promise.resolve(entry.value);
-    return this.#wait(signal, options?.timeout ?? this.#getTimeout, origin);
+    return this.#wait(signal, timeout, origin);
   }
 
   /**
@@ -665,7 +677,7 @@ export class Pool<T> implements AsyncDisposable {
    * everything).
    */
   tryGet(): T | undefined {
-    return this.#take(this.#origin())?.value;
+    return this.#take(this.#leaks.capture())?.value;
   }
 
   /**
@@ -678,7 +690,9 @@ export class Pool<T> implements AsyncDisposable {
     const entry = this.#borrowed(resource);
     const { trace } = entry;
     this.#settle(entry, this.#timed ? this.#clock.atLeast() : 0);
-    if (trace?.reported) this.#reportReturn(trace);
+    if (trace?.reported) {
+      this.#leaks.reportReturn(trace, this.#clock.read());
+    }
   }
 
   /**
@@ -691,7 +705,9 @@ export class Pool<T> implements AsyncDisposable {
     const entry = this.#borrowed(resource);
     const { trace } = entry;
     this.#retire(entry, "discard");
-    if (trace?.reported) this.#reportReturn(trace);
+    if (trace?.reported) {
+      this.#leaks.reportReturn(trace, this.#clock.read());
+    }
   }
 
   /**
@@ -752,7 +768,10 @@ export class Pool<T> implements AsyncDisposable {
     const resource = await this.get(options);
     const entry = this.#borrowed(resource);
     const { serial } = entry;
-    return new Loan(resource, (how) => this.#release(entry, serial, how));
+    return new BorrowLease(
+      resource,
+      (how) => this.#release(entry, serial, how),
+    );
   }
 
   /**
@@ -764,11 +783,15 @@ export class Pool<T> implements AsyncDisposable {
    * @throws {TypeError | RangeError} As the constructor does; nothing changes then.
    */
   resize(limits: PoolLimits): void {
-    const { maxCap, maxIdle } = limits;
-    if (maxCap !== undefined) count("maxCap", maxCap, 1, Infinity);
-    if (maxIdle !== undefined) count("maxIdle", maxIdle, 0, Infinity);
-    this.#maxCap = maxCap ?? this.#maxCap;
-    this.#maxIdleGiven = maxIdle ?? this.#maxIdleGiven;
+    const maxCap = integerOption(limits, "maxCap", this.#maxCap, AT_LEAST_ONE);
+    const maxIdle = integerOption(
+      limits,
+      "maxIdle",
+      this.#maxIdleGiven ?? Infinity,
+      ANY_COUNT,
+    );
+    this.#maxCap = maxCap;
+    if (limits.maxIdle !== undefined) this.#maxIdleGiven = maxIdle;
     // Both loops look anew each time: closing may call back into the pool.
     for (let entry; (entry = this.#idle.first()) !== undefined;) {
       if (this.#surplus()) this.#retire(entry, "resize");
@@ -854,7 +877,7 @@ export class Pool<T> implements AsyncDisposable {
    * ```
    */
   close(options: PoolCloseOptions = {}): Promise<void> {
-    const { signal } = options;
+    const signal = options.signal;
     const closed = this.#closed ?? this.#shut();
     if (signal !== undefined && this.#open > 0) {
       const stop = () => this.#abandon(signal.reason);
@@ -1027,7 +1050,7 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   /** Ends one borrow, unless it is over. */
-  #release(entry: Entry<T>, serial: number, how: "put" | "discard"): boolean {
+  #release(entry: Entry<T>, serial: number, how: Ending): boolean {
     if (entry.state !== "borrowed" || entry.serial !== serial) return false;
     this[how](entry.value);
     return true;
@@ -1100,8 +1123,8 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#wanted === 0) this.#starting = false;
     const call = new Opening(this.#generation);
     this.#openings.add(call);
-    if (bounded(this.#factoryTimeout)) {
-      call.timer = later(() => this.#overdue(call), this.#factoryTimeout);
+    if (isBounded(this.#factoryTimeout)) {
+      call.timer = startTimer(() => this.#overdue(call), this.#factoryTimeout);
     }
     if (this.#hooks.opened !== undefined) call.since = this.#clock.read();
     attempt(
@@ -1179,8 +1202,11 @@ export class Pool<T> implements AsyncDisposable {
     this.#idle.remove(entry);
     entry.state = "pinging";
     this.#pinging++;
-    if (bounded(this.#pingTimeout)) {
-      entry.timer = later(() => this.#unanswered(entry), this.#pingTimeout);
+    if (isBounded(this.#pingTimeout)) {
+      entry.timer = startTimer(
+        () => this.#unanswered(entry),
+        this.#pingTimeout,
+      );
     }
     attempt(
       () => this.#ping!(entry.value),
@@ -1306,15 +1332,15 @@ export class Pool<T> implements AsyncDisposable {
   #watch(): void {
     const open = this.#closed === undefined;
     if (
-      (this.#leakTimeout > 0 && this.#inUse() > 0) ||
+      (this.#leaks.enabled && this.#inUse() > 0) ||
       (open && this.#idle.size > 0 &&
         Math.min(this.#idleTimeout, this.#maxLifetime) < Infinity) ||
       (open && this.#idle.size < this.#leastIdle() &&
         this.#open < this.#maxCap)
     ) {
       this.#watching = true;
-      this.#reaper = later(() => this.#reap(), this.#reapInterval);
-      unref(this.#reaper);
+      this.#reaper = startTimer(() => this.#reap(), this.#reapInterval);
+      unrefTimer(this.#reaper);
     }
   }
 
@@ -1341,7 +1367,9 @@ export class Pool<T> implements AsyncDisposable {
       const reason = this.#expiry(entry, now);
       if (entry.state === "idle" && reason) this.#retire(entry, reason);
     }
-    if (this.#leakTimeout > 0) this.#findLeaks(now);
+    if (this.#leaks.enabled) {
+      this.#leaks.inspect(this.#entries.values(), now);
+    }
     if (this.#closed === undefined) {
       const spare = Math.max(0, this.#openings.size - this.#line.size);
       const missing = this.#leastIdle() - this.#idle.size - spare;
@@ -1371,31 +1399,6 @@ export class Pool<T> implements AsyncDisposable {
   #pingDue(entry: Entry<T>, now: number): boolean {
     return this.#ping !== undefined &&
       now - entry.since >= this.#pingAfterIdle;
-  }
-
-  #origin(): Error | undefined {
-    return this.#leakTimeout > 0 ? new Error("Borrowed here") : undefined;
-  }
-
-  #findLeaks(now: number): void {
-    for (const { state, trace } of [...this.#entries.values()]) {
-      if (state !== "borrowed" || trace === undefined || trace.reported) {
-        continue;
-      }
-      const borrowed = now - trace.since;
-      if (borrowed < this.#leakTimeout) continue;
-      trace.reported = true;
-      const message = `A resource has been borrowed for ${borrowed} ms, ` +
-        `leakTimeout is ${this.#leakTimeout} ms`;
-      this.#report(new Error(message, { cause: trace.origin }), "leak");
-    }
-  }
-
-  #reportReturn({ origin, since }: Trace): void {
-    const message =
-      `A resource is back after ${this.#clock.read() - since} ms, ` +
-      `leakTimeout is ${this.#leakTimeout} ms`;
-    this.#report(new Error(message, { cause: origin }), "leak");
   }
 
   // ---- Figures and reports -------------------------------------------------
@@ -1438,175 +1441,16 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   #report(error: unknown, operation: PoolOperation): void {
-    try {
-      const result: unknown = this.#onError?.(error, operation);
-      if (isThenable(result)) Promise.resolve(result).catch(noop);
-    } catch {
-      // Nobody is left to tell.
-    }
+    // Of what it throws itself, nobody is left to be told.
+    callDetached(() => this.#onError?.(error, operation), ignore);
   }
 
   #callHook(hook: () => unknown): void {
-    try {
-      const result = hook();
-      if (!isThenable(result)) return;
-      Promise.resolve(result).catch((error) => this.#report(error, "hook"));
-    } catch (error) {
-      this.#report(error, "hook");
-    }
+    callDetached(hook, (error) => this.#report(error, "hook"));
   }
 }
 
-type State = "loose" | "idle" | "borrowed" | "pinging" | "closing";
 type Reject = (reason: unknown) => void;
-/** A number in browsers, an object in Node and Deno. */
-type Timer = ReturnType<typeof setTimeout>;
-
-/** A member of a {@linkcode List}, one at a time. */
-class Link {
-  prev: Link = this;
-  next: Link = this;
-}
-
-/** A doubly linked ring: every operation is O(1) and allocates nothing. */
-class List<N extends Link> {
-  readonly #end = new Link();
-  size = 0;
-
-  first(): N | undefined {
-    return this.size === 0 ? undefined : this.#end.next as N;
-  }
-
-  last(): N | undefined {
-    return this.size === 0 ? undefined : this.#end.prev as N;
-  }
-
-  push(link: N): void {
-    const end = this.#end;
-    link.prev = end.prev;
-    link.next = end;
-    end.prev.next = link;
-    end.prev = link;
-    this.size++;
-  }
-
-  remove(link: N): void {
-    if (link.next === link) bug("it is in no list");
-    link.prev.next = link.next;
-    link.next.prev = link.prev;
-    link.prev = link.next = link;
-    this.size--;
-  }
-}
-
-/**
- * Reads the clock, and in a hot pool lets gets and puts share a reading: it costs
- * more than all else they do.
- *
- * A shared reading is behind by at most a tick, since a timer ends its use, and by
- * as long as the event loop is blocked or the process suspended, but then for no
- * more than `SHARES` uses. What was put is stamped with the earliest time it may
- * have been, and judged by the latest: an error of up to a tick closes a resource
- * too soon, which replaces it, and none lends it too late, which would fail its
- * borrower.
- */
-class Clock {
-  /** Whether readings are shared just now. */
-  #hot = false;
-  readonly #sharing: boolean;
-  #now = 0;
-  #shares = 0;
-  /** Counts the readings within the tick that began at `#start`. */
-  #reads = 0;
-  #start = 0;
-  #timer: Timer | undefined;
-
-  constructor(sharing: boolean) {
-    this.#sharing = sharing;
-  }
-
-  /** The time, or up to a tick before. */
-  atLeast(): number {
-    return this.#hot && --this.#shares > 0 ? this.#now : this.read();
-  }
-
-  /** The time, or up to a tick after. */
-  atMost(): number {
-    return this.#hot ? this.atLeast() + TICK : this.read();
-  }
-
-  read(): number {
-    const now = performance.now();
-    this.#now = now;
-    this.#shares = SHARES;
-    if (now - this.#start >= TICK) {
-      this.#start = now;
-      this.#reads = 0;
-    } else if (++this.#reads === HOT_READS && this.#sharing) {
-      this.stop();
-      this.#hot = true;
-      this.#timer = later(() => this.#hot = false, TICK);
-      unref(this.#timer);
-    }
-    return now;
-  }
-
-  stop(): void {
-    clearTimeout(this.#timer);
-    this.#hot = false;
-  }
-}
-
-/** A resource and its place. */
-class Entry<T> extends Link {
-  state: State = "loose";
-  /** When it became idle. */
-  since = 0;
-  /** Which borrow of all this is. */
-  serial = 0;
-  /** Ends the ping. */
-  timer: Timer | undefined = undefined;
-  trace: Trace | undefined = undefined;
-
-  constructor(
-    readonly value: T,
-    readonly expiresAt: number,
-    public generation: number,
-  ) {
-    super();
-  }
-}
-
-/** Who borrowed, and when. */
-interface Trace {
-  readonly origin: Error;
-  readonly since: number;
-  reported: boolean;
-}
-
-type Resolve<T> = (resource: T) => void;
-
-/** A caller in line; used again for another when it has left. */
-class Waiter<T> extends Link {
-  /** Its place in order of arrival, never given twice; 0 while out of line. */
-  ticket = 0;
-  /** When it came; known if it has a timeout or counts. */
-  since = 0;
-  /** Whether it found nothing on its way for it, and so counts as waiting. */
-  counts = false;
-  queue: Queue<T> | undefined = undefined;
-  group: Group<T> | undefined = undefined;
-  origin: Error | undefined = undefined;
-  resolve: Resolve<T> = noop;
-  reject: Reject = noop;
-}
-
-/** The waiters that share a signal, and their one listener. */
-interface Group<T> {
-  readonly signal: AbortSignal;
-  readonly waiters: Set<Waiter<T>>;
-  readonly abort: () => void;
-}
 
 /** A call of the factory under way. */
 class Opening {
@@ -1618,184 +1462,6 @@ class Opening {
   constructor(readonly generation: number) {}
 }
 
-/** Waiters with the same timeout, 0 for none: in order of arrival, and of deadline. */
-class Queue<T> extends List<Waiter<T>> {
-  constructor(readonly timeout: number) {
-    super();
-  }
-}
-
-/**
- * The waiters in order of arrival, and their deadlines on one timer.
- *
- * Each waiter stands in one queue, that of its timeout. The first in line and the
- * next deadline are then both among the heads of the queues, of which there is
- * seldom more than one or two: beyond `EXACT_QUEUES`, timeouts are rounded up by
- * at most 1/16, which bounds their number. Nobody's time is ever up early.
- *
- * The timer runs only while somebody waits with a timeout, and then keeps the
- * process alive as any awaited work does.
- *
- * Waiters are used again: what lives as long as a waiter in a long line has been
- * moved twice by the collector, and with 100 000 in line that would be half of
- * what a get costs.
- */
-class Line<T> {
-  readonly #expire: (waiter: Waiter<T>, timeout: number) => void;
-  #queues: Queue<T>[] = [];
-  readonly #spare: Waiter<T>[] = [];
-  #tickets = 0;
-  /** Those in line with a timeout. */
-  #timed = 0;
-  #timer: Timer | undefined;
-  /** When the timer fires. */
-  #at = Infinity;
-  size = 0;
-
-  constructor(expire: (waiter: Waiter<T>, timeout: number) => void) {
-    this.#expire = expire;
-  }
-
-  first(): Waiter<T> | undefined {
-    if (this.size === 0) return undefined;
-    let first: Waiter<T> | undefined;
-    for (const queue of this.#queues) {
-      const head = queue.first();
-      if (head === undefined) continue;
-      if (first === undefined || head.ticket < first.ticket) first = head;
-    }
-    return first;
-  }
-
-  /** `now` matters only with a timeout. */
-  push(
-    resolve: Resolve<T>,
-    reject: Reject,
-    origin: Error | undefined,
-    timeout: number,
-    now: number,
-  ): Waiter<T> {
-    const waiter = this.#spare.pop() ?? new Waiter<T>();
-    const queue = this.#queue(timeout);
-    waiter.ticket = ++this.#tickets;
-    waiter.since = now;
-    waiter.counts = false;
-    waiter.queue = queue;
-    waiter.origin = origin;
-    waiter.resolve = resolve;
-    waiter.reject = reject;
-    queue.push(waiter);
-    this.size++;
-    if (timeout > 0) {
-      this.#timed++;
-      if (queue.size === 1) this.#wake(now + queue.timeout, now);
-    }
-    return waiter;
-  }
-
-  remove(waiter: Waiter<T>): void {
-    const queue = waiter.queue;
-    if (queue === undefined) bug("a waiter left the line twice");
-    queue.remove(waiter);
-    this.size--;
-    if (queue.timeout > 0 && --this.#timed === 0) {
-      clearTimeout(this.#timer);
-      this.#at = Infinity;
-    }
-    waiter.ticket = 0;
-    waiter.queue = waiter.group = waiter.origin = undefined;
-    waiter.resolve = waiter.reject = noop;
-    // No more than may soon be needed again.
-    if (this.size === 0 && this.#spare.length > SPARE_WAITERS) {
-      this.#spare.length = SPARE_WAITERS;
-    }
-    if (this.#spare.length <= this.size + SPARE_WAITERS) {
-      this.#spare.push(waiter);
-    }
-  }
-
-  #queue(timeout: number): Queue<T> {
-    let queue = this.#find(timeout);
-    if (queue !== undefined) return queue;
-    if (this.#queues.length >= EXACT_QUEUES) {
-      this.#queues = this.#queues.filter((queue) => queue.size > 0);
-    }
-    if (this.#queues.length >= EXACT_QUEUES && timeout > 0) {
-      const step = 2 ** (Math.floor(Math.log2(timeout)) - 4);
-      timeout = Math.ceil(timeout / step) * step;
-      queue = this.#find(timeout);
-    }
-    if (queue === undefined) this.#queues.push(queue = new Queue(timeout));
-    return queue;
-  }
-
-  #find(timeout: number): Queue<T> | undefined {
-    for (const queue of this.#queues) {
-      if (queue.timeout === timeout) return queue;
-    }
-    return undefined;
-  }
-
-  /** Sees to it that the timer fires no later than at `at`. */
-  #wake(at: number, now: number): void {
-    if (at >= this.#at) return;
-    if (this.#at < Infinity) clearTimeout(this.#timer);
-    this.#at = at;
-    this.#timer = later(() => this.#ring(), at - now);
-  }
-
-  #ring(): void {
-    this.#at = Infinity;
-    const now = performance.now();
-    // Each head is looked at anew: who expires may call back, push and remove.
-    for (const queue of this.#queues) {
-      if (queue.timeout === 0) continue;
-      for (let head; (head = queue.first()) !== undefined;) {
-        const at = head.since + queue.timeout;
-        if (at > now) {
-          this.#wake(at, now);
-          break;
-        }
-        this.#expire(head, queue.timeout);
-      }
-    }
-  }
-}
-
-class Loan<T> implements Lease<T> {
-  readonly value: T;
-  readonly #release: (how: "put" | "discard") => boolean;
-
-  constructor(value: T, release: (how: "put" | "discard") => boolean) {
-    this.value = value;
-    this.#release = release;
-  }
-
-  put(): void {
-    if (!this.#release("put")) throw new TypeError("The lease is over");
-  }
-
-  discard(): void {
-    if (!this.#release("discard")) throw new TypeError("The lease is over");
-  }
-
-  [Symbol.dispose](): void {
-    this.#release("put");
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    this.#release("put");
-    return Promise.resolve();
-  }
-}
-
-function noop(): void {}
-
-/** For states that cannot be: better loud than a pool that lends the wrong thing. */
-function bug(what: string): never {
-  throw new Error(`bug: ${what}`);
-}
-
 /** Calls at once, and reports the outcome in a later turn however it came. */
 function attempt<R>(
   call: () => R | PromiseLike<R>,
@@ -1805,92 +1471,16 @@ function attempt<R>(
   new Promise<R>((resolve) => resolve(call())).then(done, failed);
 }
 
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === "object" && value !== null &&
-    typeof (value as { then?: unknown }).then === "function";
-}
-
-/** Whether a limit on a call is one that a timer can keep. */
-function bounded(timeout: number): boolean {
-  return timeout > 0 && timeout <= MAX_DELAY;
-}
-
-/** A timer that is never early, but for one cut at the largest delay. */
-function later(fire: () => void, delay: number): Timer {
-  return setTimeout(fire, Math.min(Math.ceil(delay), MAX_DELAY));
-}
-
-/** Lets the process end although the timer runs; browsers have no such thing. */
-function unref(timer: Timer): void {
-  if (typeof timer === "object") {
-    (timer as { unref?: () => void }).unref?.();
-  } else {
-    const { Deno } = globalThis as {
-      Deno?: { unrefTimer?: (id: number) => void };
-    };
-    Deno?.unrefTimer?.(timer);
-  }
-}
-
 function describe({ open, inUse, waiting }: PoolFigures): string {
   return `${open} open, ${inUse} in use, ${waiting} waiting`;
 }
 
-function getOptionsError(options: PoolGetOptions): Error | undefined {
-  const { signal, timeout } = options;
-  if (signal !== undefined && typeof signal.addEventListener !== "function") {
-    const message = `signal must be an AbortSignal, received ${show(signal)}`;
-    return new TypeError(message);
-  }
-  return timeout === undefined ? undefined : durationError("timeout", timeout);
-}
-
-function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "function") return "a function";
-  return typeof value === "object" && value !== null
-    ? "an object"
-    : String(value);
-}
-
-function checkFunction(name: string, value: unknown): void {
-  if (typeof value === "function") return;
-  throw new TypeError(`${name} must be a function, received ${show(value)}`);
-}
-
-function count(
-  name: string,
-  value: number,
-  least: number,
-  most: number,
+/** A limit of time. It may be longer than a timer can be: it is then kept by
+ * whoever looks at the clock. */
+function limitOption<K extends string>(
+  options: { readonly [P in K]?: number | undefined },
+  name: K,
+  fallback = 0,
 ): number {
-  if (typeof value !== "number") {
-    throw new TypeError(`${name} must be a number, received ${show(value)}`);
-  }
-  const whole = Number.isSafeInteger(value) || value === Infinity;
-  if (!whole || value < least || value > most) {
-    const range = most === Infinity
-      ? `of at least ${least}`
-      : `from ${least} to ${most}`;
-    throw new RangeError(
-      `${name} must be a whole number ${range}, received ${value}`,
-    );
-  }
-  return value;
-}
-
-function duration(name: string, value = 0): number {
-  const error = durationError(name, value);
-  if (error !== undefined) throw error;
-  return value;
-}
-
-function durationError(name: string, value: unknown): Error | undefined {
-  if (typeof value !== "number") {
-    return new TypeError(`${name} must be a number, received ${show(value)}`);
-  }
-  if (value >= 0 && value < Infinity) return undefined;
-  return new RangeError(
-    `${name} must be a finite number of at least 0, received ${value}`,
-  );
+  return durationOption(options, name, fallback, Number.MAX_SAFE_INTEGER);
 }

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import { concat } from "@std/bytes";
 import { encodeFrame, FrameDecoder, type FrameOptions } from "../codec.ts";
-import { bytes, hex, splits } from "./codec_support.ts";
+import { bytes, hex, splits } from "./bytes_support.ts";
 
 interface Message {
   /** The message as it goes over the wire. */

@@ -28,9 +28,11 @@ import {
   serve,
   serveConnection,
 } from "../server.ts";
-import { chosenSeed, longRun, pattern, type Random } from "./codec_support.ts";
-import { referenceDecode, referenceEncode } from "./reference_decoder.ts";
-import { eventually, report, seeded } from "./traffic.ts";
+import { pattern } from "./bytes_support.ts";
+import { referenceDecode, referenceEncode } from "./codec_reference_support.ts";
+import { chosenSeed, longRun, type Random, seeded } from "./random_support.ts";
+import { eventually } from "./time_support.ts";
+import { report } from "./traffic_support.ts";
 
 const TIMES = longRun() ? 10 : 1;
 

@@ -20,7 +20,7 @@ import {
   type PoolStats,
   PoolTimeoutError,
 } from "../pool.ts";
-import { FakeClock, settle } from "./fake_clock.ts";
+import { FakeClock, settle } from "./time_support.ts";
 
 interface Resource {
   id: number;
@@ -141,50 +141,58 @@ function never(): Promise<never> {
 Deno.test("Pool rejects options of the wrong type or range, and says what it received", () => {
   const factory = () => ({ id: 0 });
   const cases: [unknown, typeof TypeError | typeof RangeError, string][] = [
-    [{}, TypeError, "factory must be a function, received undefined"],
-    [{ factory: 1 }, TypeError, "factory must be a function, received 1"],
+    [{}, TypeError, "Option factory must be a function, received undefined"],
+    [
+      { factory: 1 },
+      TypeError,
+      "Option factory must be a function, received 1",
+    ],
     [
       { factory, close: "x" },
       TypeError,
-      'close must be a function, received "x"',
+      'Option close must be a function, received "x"',
     ],
     [
       { factory, ping: {} },
       TypeError,
-      "ping must be a function, received an object",
+      "Option ping must be a function, received an object",
     ],
     [
       { factory, onError: null },
       TypeError,
-      "onError must be a function, received null",
+      "Option onError must be a function, received null",
     ],
-    [{ factory, hooks: 1 }, TypeError, "hooks must be an object, received 1"],
+    [
+      { factory, hooks: 1 },
+      TypeError,
+      "Option hooks must be an object, received 1",
+    ],
     [
       { factory, hooks: { opened: 1 } },
       TypeError,
-      "opened must be a function, received 1",
+      "Option hooks.opened must be a function, received 1",
     ],
     [
       { factory, idleOrder: "random" },
-      TypeError,
-      'idleOrder must be "lifo" or "fifo", received "random"',
+      RangeError,
+      'Option idleOrder must be "lifo" or "fifo", received "random"',
     ],
     [
       { factory, maxCap: "1" },
       TypeError,
-      'maxCap must be a number, received "1"',
+      'Option maxCap must be a number, received "1"',
     ],
     [
       { factory, maxCap: 0 },
       RangeError,
-      "maxCap must be a whole number of at least 1, received 0",
+      "Option maxCap must be an integer of at least 1, received 0",
     ],
     [{ factory, maxCap: 1.5 }, RangeError, "received 1.5"],
     [{ factory, maxCap: NaN }, RangeError, "received NaN"],
     [
       { factory, maxIdle: -1 },
       RangeError,
-      "maxIdle must be a whole number of at least 0, received -1",
+      "Option maxIdle must be an integer of at least 0, received -1",
     ],
     [{ factory, maxOpening: 0 }, RangeError, "maxOpening"],
     [{ factory, maxWaiting: -1 }, RangeError, "maxWaiting"],
@@ -192,12 +200,12 @@ Deno.test("Pool rejects options of the wrong type or range, and says what it rec
     [
       { factory, initialCap: 11 },
       RangeError,
-      "initialCap must be a whole number from 0 to 10, received 11",
+      "Option initialCap must be an integer from 0 to 10, received 11",
     ],
     [
       { factory, initialCap: 3, maxIdle: 2 },
       RangeError,
-      "initialCap must be a whole number from 0 to 2, received 3",
+      "Option initialCap must be an integer from 0 to 2, received 3",
     ],
     [
       { factory, initialCap: Infinity, maxCap: Infinity },
@@ -207,13 +215,13 @@ Deno.test("Pool rejects options of the wrong type or range, and says what it rec
     [
       { factory, minIdle: 3, maxCap: 2 },
       RangeError,
-      "minIdle must be a whole number from 0 to 2, received 3",
+      "Option minIdle must be an integer from 0 to 2, received 3",
     ],
     [{ factory, minIdle: 1, maxIdle: 0 }, RangeError, "minIdle"],
     [
       { factory, reapInterval: 0 },
       RangeError,
-      "reapInterval must be more than 0, received 0",
+      "Option reapInterval must be more than 0 ms, received 0",
     ],
   ];
   for (
@@ -232,14 +240,14 @@ Deno.test("Pool rejects options of the wrong type or range, and says what it rec
       [
         { factory, [name]: -1 },
         RangeError,
-        `${name} must be a finite number of at least 0, received -1`,
+        `Option ${name} must be from 0 to 9007199254740991 ms, received -1`,
       ],
-      [{ factory, [name]: NaN }, RangeError, `${name} must be`],
-      [{ factory, [name]: Infinity }, RangeError, `${name} must be`],
+      [{ factory, [name]: NaN }, RangeError, `Option ${name} must be`],
+      [{ factory, [name]: Infinity }, RangeError, `Option ${name} must be`],
       [
         { factory, [name]: "1" },
         TypeError,
-        `${name} must be a number, received "1"`,
+        `Option ${name} must be a number, received "1"`,
       ],
     );
   }
@@ -287,7 +295,7 @@ Deno.test("Pool.get() rejects a bad timeout or signal, whatever is idle", async 
   await assertRejects(
     () => rig.pool.get({ signal: {} as AbortSignal }),
     TypeError,
-    "signal must be an AbortSignal, received an object",
+    "Option signal must be an AbortSignal, received an object",
   );
   await assertRejects(
     () => rig.pool.get({ timeout: "1" as unknown as number }),

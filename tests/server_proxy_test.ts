@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { concat } from "@std/bytes";
 import { serve, type ServeOptions } from "../server.ts";
-import { bytes, hex, splits } from "./codec_support.ts";
+import { bytes, hex, splits } from "./bytes_support.ts";
 import {
   FakeListener,
   FakeTime,

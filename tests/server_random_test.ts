@@ -8,7 +8,7 @@ import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
 import { concat, startsWith } from "@std/bytes";
 import { encodeFrame, type FrameOptions } from "../codec.ts";
 import { serve, type Server } from "../server.ts";
-import { chosenSeed, longRun, Random } from "./codec_support.ts";
+import { chosenSeed, longRun, Random } from "./random_support.ts";
 import {
   FakeListener,
   FakeTime,

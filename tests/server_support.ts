@@ -1,14 +1,21 @@
-/** What the server's tests share: the other side of a connection, a connection
- * and a listener that do as they are told, and a clock that is wound by hand. */
+/**
+ * What the server's tests share: the other side of a connection, a connection
+ * and a listener that do as they are told, and a clock that is wound by hand.
+ */
 import { concat } from "@std/bytes";
 import { connect, type Socket } from "node:net";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { encodeFrame, FrameDecoder, type FrameOptions } from "../codec.ts";
-import type { ServableConnection, Server } from "../server.ts";
+import type { Handler, ServableConnection, Server } from "../server.ts";
+import { sleep } from "./time_support.ts";
 
 // The real ones, whatever a FakeTime puts in their place.
 const { setTimeout: startTimer } = globalThis;
+
+/** Answers a request with itself. */
+export const echo: Handler = (payload) => payload;
+
+/** What a handler that never answers returns. */
+export const never: Promise<never> = new Promise(() => {});
 
 /** A length field that no limit allows. */
 export const BAD_HEADER: Uint8Array = new Uint8Array(8).fill(0xff);
@@ -36,6 +43,11 @@ export function unwire(
   return [...decoder];
 }
 
+/** The numbers from one to another, both included. */
+export function range(from: number, to: number): number[] {
+  return Array.from({ length: to - from + 1 }, (_, i) => from + i);
+}
+
 /** The first bytes of payloads. */
 export function heads(payloads: readonly Uint8Array[]): (number | undefined)[] {
   return payloads.map((payload) => payload[0]);
@@ -51,18 +63,6 @@ export async function settle(turns = 2): Promise<void> {
 /** Lets what waits for no event go on: all that a stub ever waits for. */
 export async function microtasks(): Promise<void> {
   for (let i = 0; i < 50; i++) await undefined;
-}
-
-/** Leaves nothing in the heap but what is used. */
-export function collectGarbage(): void {
-  setFlagsFromString("--expose-gc");
-  const collect: () => void = runInNewContext("gc");
-  collect();
-}
-
-/** Waits on the real clock. */
-export function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => startTimer(resolve, ms));
 }
 
 /** Waits until something is so; fails when it does not come about. */

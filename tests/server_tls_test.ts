@@ -1,27 +1,20 @@
 /** The server over TLS. */
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
-import { type Handler, type HandlerContext, serve } from "../server.ts";
-import { pattern } from "./codec_support.ts";
+import { type HandlerContext, serve } from "../server.ts";
+import { pattern } from "./bytes_support.ts";
 import {
   BAD_HEADER,
+  echo,
   heads,
   Peer,
   settle,
   until,
   wire,
 } from "./server_support.ts";
+import { CA, CERT, KEY } from "./tls_support.ts";
 
-function testdata(name: string): string {
-  return Deno.readTextFileSync(new URL(`testdata/${name}`, import.meta.url));
-}
-
-const caCerts = [testdata("ca.pem")];
-const identity = {
-  cert: testdata("localhost.pem"),
-  key: testdata("localhost_key.pem"),
-};
-
-const echo: Handler = (payload) => payload;
+const caCerts = [CA];
+const identity = { cert: CERT, key: KEY };
 
 async function connectTls(
   addr: Deno.Addr,

@@ -7,8 +7,8 @@ import { equals } from "@std/bytes";
 import { Client } from "@wirepool/net/client";
 import { encodeFrame, FrameReader } from "@wirepool/net/codec";
 import { serve } from "@wirepool/net/server";
-import { freePort } from "../free_port.ts";
-import { sleep } from "../traffic.ts";
+import { freePort } from "../machine_support.ts";
+import { sleep } from "../time_support.ts";
 import {
   exampleText,
   Program,

@@ -1,7 +1,7 @@
 /** The codec reads a real PostgreSQL server's messages. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { encodeFrame, FrameReader, FrameWriter } from "@wirepool/net/codec";
-import { freePort } from "../free_port.ts";
+import { freePort } from "../machine_support.ts";
 import {
   Program,
   type ProgramOptions,

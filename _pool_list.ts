@@ -1,0 +1,42 @@
+// A list whose members can leave it from the middle.
+//
+// Knows: nothing but links. Must not know: what is linked.
+
+import { bug } from "./_bug.ts";
+
+/** A member of a {@linkcode List}, one at a time. */
+export class Link {
+  prev: Link = this;
+  next: Link = this;
+}
+
+/** A doubly linked ring: every operation is O(1) and allocates nothing. */
+export class List<N extends Link> {
+  readonly #end = new Link();
+  size = 0;
+
+  first(): N | undefined {
+    return this.size === 0 ? undefined : this.#end.next as N;
+  }
+
+  last(): N | undefined {
+    return this.size === 0 ? undefined : this.#end.prev as N;
+  }
+
+  push(link: N): void {
+    const end = this.#end;
+    link.prev = end.prev;
+    link.next = end;
+    end.prev.next = link;
+    end.prev = link;
+    this.size++;
+  }
+
+  remove(link: N): void {
+    if (link.next === link) bug("it is in no list");
+    link.prev.next = link.next;
+    link.next.prev = link.prev;
+    link.prev = link.next = link;
+    this.size--;
+  }
+}
