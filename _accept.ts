@@ -142,7 +142,7 @@ export class Acceptor {
           continue;
         }
         const now = performance.now();
-        if (now - lastFailure > TURN) failures = 0;
+        if (now - lastFailure >= TURN) failures = 0;
         lastFailure = now;
         failures++;
         // What is no peer's doing and does not pass is worth telling, and worth
