@@ -801,6 +801,7 @@ class RunningServer implements Server {
       : undefined;
     // A connection that the system has accepted would be reset, and what has
     // arrived but was not read yet has been received, too.
+    await this.#acceptor.drainQueue();
     await this.#untilQuiet();
     if (this.#state === "accepting") this.#state = "draining";
     this.#acceptor.stop();
@@ -835,9 +836,9 @@ class RunningServer implements Server {
       },
       maxConnections: this.#options.maxConnections,
       admit: (conn) => this.#admit(conn),
-      acceptFailed: (error, exhausted) => {
+      acceptFailed: (error, newsworthy) => {
         this.#stats.acceptErrors++;
-        if (exhausted) this.#settings.report(error, undefined);
+        if (newsworthy) this.#settings.report(error, undefined);
       },
       acceptorEnded: () => this.#finishIfDone(),
     };
