@@ -208,6 +208,7 @@ export class ClientConnection {
   /** It may be dead: it is looked at, or closed, before it is lent. */
   inDoubt = false;
   #check: Promise<boolean> | undefined;
+  #endLook: (() => void) | undefined;
   /** A ping is under way. */
   pinging = false;
 
@@ -599,7 +600,10 @@ export class ClientConnection {
     ping: (() => PendingRequest) | undefined,
     timeout: number,
   ): Promise<boolean> {
-    await turn();
+    await Promise.race([
+      turn(),
+      new Promise<void>((resolve) => this.#endLook = resolve),
+    ]);
     if (!this.usable) return false;
     if (ping === undefined) return true;
     try {
@@ -694,6 +698,7 @@ export class ClientConnection {
     }
     this.#owner.connectionClosed(this);
     this.#onClosed?.();
+    this.#endLook?.();
     // What a goaway vouches for does not depend on a write's fate.
     if (this.load > 0 && this.#flushing && !this.goneAway) {
       // Closing settles the write under way, and its outcome decides what the
