@@ -140,7 +140,7 @@ Deno.test("load.ts speaks the wire it is told, and reports what was answered", a
       return payload;
     },
   );
-  const { port } = server.addr as Deno.NetAddr;
+  const { port } = server.addr;
   await using load = startExample("load.ts", [
     `127.0.0.1:${port}`,
     "--lengthFieldLength=2",
@@ -173,7 +173,7 @@ Deno.test("load.ts keeps to its rate, and counts from when a request was due", a
     if (++requests === 2) await sleep(300);
     return payload;
   });
-  const { port } = server.addr as Deno.NetAddr;
+  const { port } = server.addr;
   await using load = startExample("load.ts", [
     `127.0.0.1:${port}`,
     "--connections=1",
