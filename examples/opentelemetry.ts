@@ -1,8 +1,9 @@
-// OTEL_DENO=true deno run --allow-net=127.0.0.1 examples/opentelemetry.ts
+// deno run --allow-net=127.0.0.1 examples/opentelemetry.ts
 //
-// Traces requests with Deno's own OpenTelemetry: a span on each side for each
-// request. The client's is the parent of the server's, since its W3C context
-// goes before each payload. OTEL_EXPORTER_OTLP_ENDPOINT says where they go.
+// Traces requests with Deno's own OpenTelemetry: with OTEL_DENO=true set, each
+// request has a span on each side. The client's is the parent of the server's,
+// since its W3C context goes before each payload.
+// OTEL_EXPORTER_OTLP_ENDPOINT says where the spans go.
 
 import {
   context,

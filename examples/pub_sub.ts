@@ -13,18 +13,16 @@ const wire = { correlation: { length: 4 } } as const;
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
-if (role === "server") await runServer();
-else if (role === "subscribe") subscribe();
-else await publish();
-
-async function runServer(): Promise<void> {
-  type Subscriber = HandlerContext<{ topic: string }>;
-  const open = new Set<Subscriber>();
+if (role === "server") {
+  const open = new Set<HandlerContext<string>>();
   const server = serve({
     ...wire,
     port: Number(port),
-    // Whoever subscribes to nothing, publishes.
-    handshake: async (conn) => ({ topic: text(await conn.read()) }),
+    async handshake(conn) {
+      const topic = text(await conn.read());
+      await conn.write(bytes("ok"));
+      return topic; // It is `context.state` from now on.
+    },
     hooks: {
       connectionOpen: (context) => open.add(context),
       connectionClose: (context) => open.delete(context),
@@ -32,47 +30,45 @@ async function runServer(): Promise<void> {
     onListen: ({ port }) => console.log(`Listening on port ${port}`),
   }, (payload) => {
     const { topic, message } = JSON.parse(text(payload));
-    let count = 0;
-    for (const context of open) {
-      // Undefined until the handshake is over.
-      if (context.state?.topic !== topic) continue;
-      count++;
-      // Not awaited: a slow subscriber must not hold up the others. It may have
-      // 256 KiB unread; then its pushes fail, and it is better off anew.
-      context.push(bytes(message)).catch(() => context.close());
+    const subscribers = [...open].filter(({ state }) => state === topic);
+    for (const subscriber of subscribers) {
+      // Not awaited: a slow subscriber must not hold up the others. With 256
+      // KiB unread its pushes fail, and it may begin anew.
+      subscriber.push(bytes(message)).catch(() => subscriber.close());
     }
-    return bytes(String(count));
+    return bytes(String(subscribers.length));
   });
   Deno.addSignalListener("SIGINT", () => server.shutdown());
-  if (Deno.build.os !== "windows") {
-    Deno.addSignalListener("SIGTERM", () => server.shutdown());
-  }
   await server.finished;
 }
 
-function subscribe(): void {
-  const client = new Client({
+if (role === "subscribe") {
+  new Client({
     ...wire,
     port: Number(port),
-    maxCap: 1,
-    minIdle: 1, // A connection even while nobody sends; a new one at once.
+    minIdle: 1, // A connection also while nobody sends, and a new one at once.
     idleTimeout: 0,
-    handshake: async (conn) => {
+    async handshake(conn) {
       await conn.write(bytes(topic));
-      console.log("subscribed");
+      await conn.read();
     },
     onPush: (payload) => console.log(text(payload)),
     ping: () => new Uint8Array(), // A network may lose it without a word.
     pingInterval: 15_000,
-    onError: (error) => console.error(String(error)),
+    hooks: { dial: ({ error }) => console.log(error ?? "subscribed") },
   });
-  Deno.addSignalListener("SIGINT", () => client.close());
+  setInterval(() => {}, 2 ** 30); // Idle connections keep no process alive.
 }
 
-async function publish(): Promise<void> {
-  const handshake = (conn: { write(payload: Uint8Array): Promise<void> }) =>
-    conn.write(bytes(""));
-  await using client = new Client({ ...wire, port: Number(port), handshake });
+if (role === "publish") {
+  await using client = new Client({
+    ...wire,
+    port: Number(port),
+    async handshake(conn) {
+      await conn.write(bytes("")); // It subscribes to nothing.
+      await conn.read();
+    },
+  });
   const message = words.join(" ");
   const answer = await client.send(bytes(JSON.stringify({ topic, message })));
   console.log(`${text(answer)} subscribers`);
