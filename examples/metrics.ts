@@ -47,8 +47,7 @@ await using client = new Client({
 });
 
 /** Figures of now; the others are totals since the start. */
-const NOW =
-  /^(connections|in(Flight|Use)|open(ing)?|idle|waiting|pending|maxCap)$/;
+const NOW = /^(connections|in(Flight|Use)|open|idle|maxCap|[a-z]+ing)$/;
 
 function lines(prefix: string, stats: object): string[] {
   return Object.entries(stats).flatMap(([key, value]) => {
