@@ -131,7 +131,10 @@ const CORRELATED_CONCURRENCY = 128;
  * assertEquals(await client.send(new Uint8Array([1])), new Uint8Array([1]));
  * ```
  */
-export const NO_RESPONSE: unique symbol = Symbol("NO_RESPONSE");
+export const NO_RESPONSE: symbol & { readonly description: "NO_RESPONSE" } =
+  // No `unique symbol`: the type of an async function that returns nothing else
+  // would widen to `Promise<symbol>`, and be refused.
+  Symbol("NO_RESPONSE") as symbol & { readonly description: "NO_RESPONSE" };
 
 /**
  * Makes the response to one request.
@@ -762,13 +765,18 @@ class RunningServer implements Server {
     if (signal !== undefined) this.#closeWith(signal);
   }
 
-  async shutdown(
+  shutdown(
     options?: { signal?: AbortSignal | null | undefined },
   ): Promise<void> {
-    const signal = signalOption(options);
+    let signal: AbortSignal | undefined;
+    try {
+      signal = signalOption(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     this.#shutdown ??= this.#drain();
     if (signal !== undefined) this.#closeWith(signal);
-    await this.#shutdown;
+    return this.#shutdown;
   }
 
   close(): void {

@@ -5,7 +5,12 @@
  * It prints numbers of four bytes: its port, then, if it keeps a ledger, each
  * request that it handles, before it answers. What is in the pipe outlives it.
  */
-import { serve, type ServeOptions, type ServerStats } from "../server.ts";
+import {
+  serve,
+  type ServeOptions,
+  type Server,
+  type ServerStats,
+} from "../server.ts";
 import type { Client } from "../client.ts";
 import { sleep } from "./time_support.ts";
 import { idOf, responseTo } from "./traffic_support.ts";
@@ -142,7 +147,7 @@ if (import.meta.main) {
     new DataView(record.buffer).setUint32(0, number);
     Deno.stdout.writeSync(record);
   };
-  const figures = () => {
+  const figures = (): Uint8Array => {
     (globalThis as { gc?: () => void }).gc?.();
     const memory = Deno.memoryUsage();
     return new TextEncoder().encode(
@@ -161,7 +166,10 @@ if (import.meta.main) {
       ? responseTo(id)
       : sleep(id % 4).then(() => responseTo(id));
   };
-  const server = serve(options.serve ?? {}, options.ledger ? account : echo);
+  const server: Server = serve(
+    options.serve ?? {},
+    options.ledger ? account : echo,
+  );
   print((server.addr as Deno.NetAddr).port);
   Deno.addSignalListener("SIGTERM", async () => {
     await server.shutdown();

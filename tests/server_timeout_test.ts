@@ -10,7 +10,12 @@ import {
   assertInstanceOf,
   assertLessOrEqual,
 } from "@std/assert";
-import { type ConnectionOptions, serve, serveConnection } from "../server.ts";
+import {
+  type ConnectionOptions,
+  NO_RESPONSE,
+  serve,
+  serveConnection,
+} from "../server.ts";
 import { Random } from "./random_support.ts";
 import {
   echo,
@@ -168,9 +173,10 @@ Deno.test("readTimeout cuts a peer that sends a byte at a time", async () => {
   using time = new FakeTime();
   const conn = new StubConnection();
   let handled = 0;
-  const done = serveConnection(conn, () => void handled++, {
-    readTimeout: 1000,
-  });
+  const done = serveConnection(conn, () => {
+    handled++;
+    return NO_RESPONSE;
+  }, { readTimeout: 1000 });
   const frame = wire([new Uint8Array(1000)]);
   const start = time.now;
   for (let i = 0; conn.closes === 0; i++) {
@@ -313,6 +319,7 @@ Deno.test("idleTimeout is neither reported nor counted, and is the signal's reas
     onError: () => assert(false),
   }, (_, context) => {
     signal = context.signal;
+    return NO_RESPONSE;
   });
   const conn = new StubConnection();
   conn.feed(wire([1]));
@@ -336,7 +343,7 @@ Deno.test("readTimeout and writeTimeout are counted, and are the signal's reason
     onError: (error) => void errors.push(error),
   }, (payload, { signal }) => {
     signals.push(signal);
-    return payload[0] === 1 ? undefined : payload;
+    return payload[0] === 1 ? NO_RESPONSE : payload;
   });
   const reading = new StubConnection();
   const writing = new StubConnection({ write: () => never });
