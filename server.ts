@@ -659,9 +659,9 @@ function connectionSettings<State>(
   functionOption({ handshake }, "handshake");
   objectOption({ hooks }, "hooks");
   const correlation = correlationOption(options);
-  // Judge the layout now, not per connection.
+  // Judge the layout now, not per connection; and both of its id fields.
   const { options: frame } = new FrameEncoder(options, correlation?.request);
-  new FrameEncoder(options, correlation?.response);
+  if (correlation !== undefined) new FrameEncoder(frame, correlation.response);
   const report = (error: unknown, context: HandlerContext | undefined) =>
     callDetached(() => onError?.(error, context), ignore);
   const tell = (context: HandlerContext, hook: () => unknown) =>
@@ -809,8 +809,7 @@ class RunningServer implements Server {
       : undefined;
     // A connection that the system has accepted would be reset, and what has
     // arrived but was not read yet has been received, too.
-    await this.#acceptor.drainQueue();
-    await this.#untilQuiet();
+    await Promise.all([this.#acceptor.drainQueue(), this.#untilQuiet()]);
     if (this.#state === "accepting") this.#state = "draining";
     this.#acceptor.stop();
     for (const connection of this.#connections) connection.drain();

@@ -144,7 +144,7 @@ Deno.test("One timer looks after every connection, and only while there are any"
   await time.advance(350_000);
   assertEquals(again.closes, 1);
   assertEquals(time.timers, 0);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });
 
 Deno.test("The defaults are 30 seconds to read and to write, and 5 minutes idle", async () => {
@@ -329,7 +329,7 @@ Deno.test("idleTimeout is neither reported nor counted, and is the signal's reas
   assertInstanceOf(signal?.reason, Deno.errors.TimedOut);
   assertEquals(signal.reason.message, "Connection was idle for 100 ms");
   assertEquals(server.stats().errors, 0);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });
 
 Deno.test("readTimeout and writeTimeout are counted, and are the signal's reason", async () => {
@@ -355,7 +355,7 @@ Deno.test("readTimeout and writeTimeout are counted, and are the signal's reason
   assertEquals(new Set(signals.map(({ reason }) => reason)), new Set(errors));
   assertEquals(server.stats().errors, 2);
   assertEquals([reading.closes, writing.closes], [1, 1]);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });
 
 Deno.test("readTimeout does not concern what is left unread behind a failed handler", async () => {
