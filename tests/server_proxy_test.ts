@@ -12,7 +12,6 @@ import {
   heads,
   microtasks,
   Peer,
-  settle,
   StubConnection,
   unwire,
   wire,
