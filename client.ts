@@ -453,6 +453,9 @@ export class Client implements AsyncDisposable {
       maxCap,
       idleTimeout: durationOption(options, "idleTimeout", 60_000),
       maxLifetime: this.#maxLifetime,
+      // A graceful end waits for what is in flight, and has limits of its own.
+      releaseTimeout: 0,
+      drainTimeout: 0,
       onError: (error) => this.#report(error),
       hooks: {
         // Not before the pool has it: it could not be taken out if it ended.
