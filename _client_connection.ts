@@ -491,12 +491,12 @@ export class ClientConnection {
   // Writing.
 
   async #write(): Promise<void> {
-    while (!this.#dead && !this.#writeFailed) {
-      // Who sends may have woken it before it slept.
-      if (!this.#flushing) {
-        await new Promise<void>((resolve) => this.#wake = resolve);
-      }
+    for (;;) {
+      // Who sends may have woken it before it slept. What was queued before the
+      // connection died waits for the end of this flush.
       if (this.#flushing) await this.#flush();
+      else if (this.#dead || this.#writeFailed) return;
+      else await new Promise<void>((resolve) => this.#wake = resolve);
     }
   }
 

@@ -7,7 +7,7 @@
 import { ignore } from "./_callbacks.ts";
 import { connect, describeTarget, type Target } from "./_connect.ts";
 import { namedError } from "./_errors.ts";
-import { unrefTimer } from "./_timers.ts";
+import { type Timer, unrefTimer } from "./_timers.ts";
 import { Handshake, type ReadAhead } from "./_handshake.ts";
 import type { FrameOptions, HandshakeConnection, Transport } from "./codec.ts";
 
@@ -29,6 +29,7 @@ export class Dialler {
   readonly #handshake: HandshakeCallback | undefined;
   /** Ends the wait for each dial that was given up. */
   readonly #abandoned = new Set<() => void>();
+  #forgetting = false;
 
   /** @param timeout How long a dial may take, its handshake included; 0 is for
    * ever. */
@@ -72,39 +73,51 @@ export class Dialler {
   ): Promise<Dialled> {
     const giveUp = new AbortController();
     const { promise: givenUp, reject } = Promise.withResolvers<never>();
-    const stop = (reason: unknown) => {
-      giveUp.abort(reason);
-      reject(reason);
+    const timers: Timer[] = [];
+    const after = (delay: number, run: () => void) => {
+      const timer = setTimeout(run, delay);
+      // Whoever waits for the dial has a timer of its own.
+      unrefTimer(timer);
+      timers.push(timer);
     };
-    const abort = () => stop(signal.reason);
-    const timer = this.#timeout === 0 ? undefined : setTimeout(() => {
-      stop(
-        namedError(
-          "TimedOut",
-          `Dial was not complete within ${this.#timeout} ms`,
-        ),
+    const expire = () => {
+      const error = namedError(
+        "TimedOut",
+        `Dial was not complete within ${this.#timeout} ms`,
       );
-    }, this.#timeout);
+      giveUp.abort(error);
+      // What can be cancelled has settled by then, and keeps no place.
+      after(0, () => reject(error));
+    };
+    if (this.#timeout > 0) after(this.#timeout, expire);
+    const abort = () => {
+      giveUp.abort(signal.reason);
+      reject(signal.reason);
+    };
     signal.addEventListener("abort", abort);
     if (signal.aborted) abort();
     const attempt = this.#attempt(giveUp.signal);
+    let settled = false;
+    const settle = () => settled = true;
+    attempt.then(settle, settle);
     try {
       // Not every step of a dial can be cancelled: the race does not depend
       // on it, and what is left behind cleans up after itself.
       return await Promise.race([attempt, givenUp]);
     } catch (error) {
-      if (giveUp.signal.aborted && !signal.aborted) {
-        abandoned(this.#settled(attempt));
-      }
-      throw error;
+      if (!giveUp.signal.aborted) throw error;
+      attempt.then(({ transport }) => close(transport), ignore);
+      if (!settled && !this.#forgetting) abandoned(this.#settled(attempt));
+      throw giveUp.signal.reason;
     } finally {
-      clearTimeout(timer);
+      for (const timer of timers) clearTimeout(timer);
       signal.removeEventListener("abort", abort);
     }
   }
 
   /** Waits no longer for what was given up. */
   forget(): void {
+    this.#forgetting = true;
     for (const forget of this.#abandoned) forget();
   }
 
@@ -137,14 +150,8 @@ export class Dialler {
     handshake: HandshakeCallback,
     signal: AbortSignal,
   ): Promise<Dialled> {
-    const close = () => {
-      try {
-        transport.close();
-      } catch {
-        // Closed already, which is what is wanted.
-      }
-    };
-    signal.addEventListener("abort", close);
+    const abort = () => close(transport);
+    signal.addEventListener("abort", abort);
     try {
       const conn = new Handshake(transport, this.#frame, { signal });
       let readBefore: ReadAhead;
@@ -159,10 +166,19 @@ export class Dialler {
       signal.throwIfAborted();
       return { transport, readBefore };
     } catch (error) {
-      close();
+      close(transport);
       throw error;
     } finally {
-      signal.removeEventListener("abort", close);
+      signal.removeEventListener("abort", abort);
     }
+  }
+}
+
+/** Closes a transport, which may be closed already. */
+function close(transport: Transport): void {
+  try {
+    transport.close();
+  } catch {
+    // Closed already, which is what is wanted.
   }
 }

@@ -737,6 +737,9 @@ export class ServerConnection {
     } else if (
       waiting === "request" && idleTimeout > 0 && waited >= idleTimeout
     ) {
+      this.context.abort(
+        namedError("TimedOut", `Connection was idle for ${idleTimeout} ms`),
+      );
       this.#end("idle", "answering", true);
     }
   }

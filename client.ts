@@ -55,7 +55,8 @@ import {
   objectOption,
   signalOption,
 } from "./_options.ts";
-import { Sweeper, type Timer } from "./_timers.ts";
+import { holdPlace } from "./_pool_held_places.ts";
+import { MAX_DELAY, Sweeper, type Timer } from "./_timers.ts";
 import {
   type CorrelationOptions,
   FrameDecoder,
@@ -85,10 +86,6 @@ const MAX_SWEEP = 1000;
 /** Longest wait before a dial, while servers say goodbye as soon as they are
  * connected to, in milliseconds. */
 const MAX_DIAL_DELAY = 1000;
-
-/** How long a lack of idle connections, as after a restart of the server, may
- * last before `minIdle` fills it. */
-const MAX_REFILL_DELAY = 1000;
 
 /** TLS options of {@linkcode ClientOptions.tls}. */
 export interface ClientTlsOptions {
@@ -607,10 +604,16 @@ export class Client implements AsyncDisposable {
       { "hooks.pool": hooks?.pool },
       "hooks.pool",
     );
-    const { opened, closed, waited } = observer ?? {};
-    for (const [name, hook] of Object.entries({ opened, closed, waited })) {
-      functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
-    }
+    const { opened, closed, waited, acquired, released } = observer ?? {};
+    for (
+      const [name, hook] of Object.entries({
+        opened,
+        closed,
+        waited,
+        acquired,
+        released,
+      })
+    ) functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
     const maxCap = this.#maxCap = options.maxCap ??
       (correlation === undefined ? 10 : 1);
     const poolOptions: PoolOptions<ClientConnection> = {
@@ -640,6 +643,14 @@ export class Client implements AsyncDisposable {
           waited: (duration) =>
             this.#inContext(() => waited.call(observer, duration)),
         }),
+        ...(acquired && {
+          acquired: (connection, waited) =>
+            this.#inContext(() => acquired.call(observer, connection, waited)),
+        }),
+        ...(released && {
+          released: (connection, held) =>
+            this.#inContext(() => released.call(observer, connection, held)),
+        }),
       },
     };
     const { initialCap, minIdle, maxIdle, maxWaiting } = options;
@@ -647,12 +658,20 @@ export class Client implements AsyncDisposable {
     if (initialCap !== undefined) poolOptions.initialCap = initialCap;
     if (minIdle !== undefined) poolOptions.minIdle = minIdle;
     // As late as any limit here may be: a tenth of it, or 50 ms.
-    const shortest = shorter(poolOptions.idleTimeout!, this.#maxLifetime);
-    const reapInterval = shorter(
-      shortest && Math.max(2 * MIN_SWEEP, shortest / 10),
-      (minIdle ?? 0) > 0 ? MAX_REFILL_DELAY : 0,
-    );
-    if (reapInterval > 0) poolOptions.reapInterval = reapInterval;
+    const shortest = [this.#maxLifetime, pingInterval]
+      .reduce(shorter, poolOptions.idleTimeout!);
+    if (shortest > 0) {
+      poolOptions.reapInterval = Math.max(2 * MIN_SWEEP, shortest / 10);
+    }
+    if (ping !== undefined && pingInterval > 0) {
+      poolOptions.ping = (connection) =>
+        connection.check(this.#ping, this.#pingTimeout);
+      poolOptions.pingInterval = pingInterval;
+      // Those that are lent are looked at by the client, which knows more of them;
+      // and each ping has its own limit.
+      poolOptions.pingAfterIdle = MAX_DELAY;
+      poolOptions.pingTimeout = 0;
+    }
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;
     this.#pool = new Pool(poolOptions);
@@ -809,6 +828,7 @@ export class Client implements AsyncDisposable {
 
   #kill(cause: unknown): void {
     this.#killed = new ClientClosedError({ cause });
+    this.#dialler.forget();
     // Rejects those in line, and cancels dials.
     this.#inContext(() => this.#pool.close());
     for (const connection of this.#connections) {
@@ -1119,7 +1139,7 @@ export class Client implements AsyncDisposable {
       const error = new ConnectError(`Cannot connect to ${destination}`, {
         cause,
       });
-      throw error;
+      throw settled === undefined ? error : holdPlace(error, settled);
     }
   }
 

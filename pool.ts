@@ -54,6 +54,7 @@ import { Backoff } from "./_pool_backoff.ts";
 import { PendingCall } from "./_pool_calls.ts";
 import { Clock } from "./_pool_clock.ts";
 import { Entry } from "./_pool_entry.ts";
+import { placeHeldUntil } from "./_pool_held_places.ts";
 import { LeakDetector } from "./_pool_leaks.ts";
 import { BorrowLease, type Ending } from "./_pool_lease.ts";
 import { Line, type Waiter } from "./_pool_line.ts";
@@ -1202,16 +1203,9 @@ export class Pool<T> implements AsyncDisposable {
 
   /** Calls back. */
   #keep(entry: Entry<T>, now: number, order: number | undefined): void {
-    if (this.#idle.size >= this.#maxIdle()) {
-      // One that waits for its replacement makes room for it.
-      const [aged] = this.#aged;
-      if (aged === undefined || entry.aged) {
-        this.#retire(entry, "maxIdle");
-        return;
-      }
-      this.#retire(aged, "maxLifetime");
-      // That may have called back.
-      this.#passOn(entry, now, order);
+    const full = this.#idle.size >= this.#maxIdle();
+    if (full && (this.#aged.size === 0 || entry.aged)) {
+      this.#retire(entry, "maxIdle");
       return;
     }
     entry.state = "idle";
@@ -1230,7 +1224,7 @@ export class Pool<T> implements AsyncDisposable {
         this.#startReaper(now, due);
       }
     }
-    if (this.#aged.size > 0) this.#closeReplaced();
+    if (this.#aged.size > 0) this.#closeReplaced(full);
     if (this.#idle.size - this.#aged.size < this.#leastIdle) this.#serve();
   }
 
@@ -1334,12 +1328,16 @@ export class Pool<T> implements AsyncDisposable {
     return others > 0 || this.#line.size > 0;
   }
 
-  /** Closes those whose replacements stand. Calls back. */
-  #closeReplaced(): void {
-    while (this.#idle.size - this.#aged.size >= this.#leastIdle) {
+  /** Closes those whose replacements stand; one at least if it is in the way of
+   * its replacement. Calls back. */
+  #closeReplaced(inTheWay: boolean): void {
+    while (
+      inTheWay || this.#idle.size - this.#aged.size >= this.#leastIdle
+    ) {
       const [aged] = this.#aged;
       if (aged === undefined) return;
       this.#retire(aged, "maxLifetime");
+      inTheWay = false;
     }
   }
 
@@ -1450,7 +1448,14 @@ export class Pool<T> implements AsyncDisposable {
 
   /** Calls back. */
   #openFailed(error: unknown, { initial }: Opening): void {
-    this.#open--;
+    const held = placeHeldUntil(error);
+    if (held === undefined) this.#open--;
+    else {
+      held.then(() => {
+        this.#open--;
+        this.#placeFreed();
+      });
+    }
     this.#openFailedCount++;
     this.#lastFailure = { error };
     // Each failure costs something, so that none can spin: a waiter who has nothing
@@ -1532,7 +1537,6 @@ export class Pool<T> implements AsyncDisposable {
   #pingFailed(entry: Entry<T>, failure?: { error: unknown }): void {
     this.#pingFailedCount++;
     this.#retire(entry, "ping");
-    this.#serve();
     if (failure !== undefined) this.#report(failure.error, "ping");
   }
 
@@ -1586,9 +1590,10 @@ export class Pool<T> implements AsyncDisposable {
         return;
       }
     } catch (error) {
+      // Unless the callback has evicted it, or closed the pool.
       if (entry.state as string === "resetting") {
         this.#resetFailed(entry, { error });
-      } else this.#report(error, "reset");
+      }
       return;
     }
     if (entry.state as string === "resetting") this.#resetEnded(entry, result);
@@ -1610,7 +1615,6 @@ export class Pool<T> implements AsyncDisposable {
   #resetFailed(entry: Entry<T>, failure?: { error: unknown }): void {
     this.#resetFailedCount++;
     this.#retire(entry, "reset");
-    this.#serve();
     if (failure !== undefined) this.#report(failure.error, "reset");
   }
 
@@ -1649,6 +1653,11 @@ export class Pool<T> implements AsyncDisposable {
       this.#tellClosed(entry.value, reason);
     });
     if (state === "pinging" && entry.patrolled) this.#patrol.ended();
+    // Its close may take its time, and need not be waited for where there is room.
+    const expected = state === "pinging" || state === "resetting";
+    if (
+      expected || this.#idle.size - this.#aged.size < this.#leastIdle
+    ) this.#serve();
   }
 
   /** Calls the user's `close`; `ended` follows at once where that is synchronous,
@@ -1726,8 +1735,8 @@ export class Pool<T> implements AsyncDisposable {
     for (const entry of [...this.#entries.values()]) {
       if (entry.state !== "borrowed") continue;
       entry.state = "loose";
-      if (this.#noting) this.#tellReleased(entry);
       this.#drained.set(entry.value, entry.serial);
+      if (this.#noting) this.#tellReleased(entry);
       this.#retire(entry, "close");
     }
     this.#openings.cutAll(new PoolClosedError());
