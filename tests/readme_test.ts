@@ -9,7 +9,7 @@ import {
   assertLess,
   assertStringIncludes,
 } from "@std/assert";
-import { serve } from "@wirepool/net";
+import { Client, serve } from "@wirepool/net";
 import {
   type Block,
   blocksOf,
@@ -49,10 +49,19 @@ interface Surroundings {
 /** They wait for requests or for a signal; tests of their own run them. */
 const SERVERS = ["A graceful end"];
 
-for (const block of recipes) {
+for (
+  const [document, blocks] of [
+    ["README.md", recipes],
+    ["MIGRATING.md", blocksOf("MIGRATING.md")],
+  ] as const
+) {
+  for (const block of blocks) runBlock(document, block);
+}
+
+function runBlock(document: string, block: Block): void {
   const { heading } = block;
-  if (SERVERS.includes(heading)) continue;
-  Deno.test(`README.md, "${heading}": the program prints what it says`, async () => {
+  if (SERVERS.includes(heading)) return;
+  Deno.test(`${document}, "${heading}": the program prints what it says`, async () => {
     const expected = expectedOutput(block.code);
     assertGreater(expected.length, 0);
     await using around = await surroundings[heading]?.(block) ?? null;
@@ -84,7 +93,10 @@ testUnless(
   async () => {
     const { code } = recipes.find(({ heading }) => heading === SERVERS[0])!;
     await using server = startBlock(code.replace("4000", "0"));
-    await server.says(/Listening on port \d+\n/);
+    const [, port] = await server.says(/Listening on port (\d+)\n/);
+    // Once it answers, it also listens to signals.
+    await using client = new Client({ port: Number(port) });
+    assertEquals(await client.send(Uint8Array.of(1)), Uint8Array.of(1));
     server.kill("SIGTERM");
     assertStringIncludes(await server.succeeds(), "\nEnded\n");
   },
