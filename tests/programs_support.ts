@@ -255,7 +255,9 @@ export function testPeers<Name extends string>(
 /** Looks also where Debian keeps servers, which not every PATH names. */
 function findProgram(name: string): string | null {
   const folders = (Deno.env.get("PATH") ?? "").split(":");
-  folders.push("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/share/java");
+  folders.push("/usr/local/sbin", "/usr/sbin", "/sbin");
+  // Not programs themselves, but what an interpreter runs.
+  folders.push("/usr/share/java", "/usr/lib/python3/dist-packages");
   try {
     for (const { name } of Deno.readDirSync("/usr/lib/postgresql")) {
       folders.push(`/usr/lib/postgresql/${name}/bin`);
