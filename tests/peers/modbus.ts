@@ -86,7 +86,7 @@ from pymodbus.datastore import *
 from pymodbus.server import StartTcpServer
 block = ModbusSequentialDataBlock(0, list(range(2000)))
 slave = ModbusSlaveContext(hr=block, zero_mode=True)
-StartTcpServer(ModbusServerContext(slaves=slave, single=True),
+StartTcpServer(context=ModbusServerContext(slaves=slave, single=True),
                address=("127.0.0.1", ${port}))
 `,
     ]);
