@@ -1,15 +1,9 @@
 /**
- * Modbus TCP, whose transaction stands before the length: our client beside
- * pymodbus and a server that answers out of order, our server beside mbpoll.
+ * Modbus TCP, whose transaction stands before the length: our client asks
+ * pymodbus, and mbpoll our server.
  */
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
-import {
-  Client,
-  ConnectionLostError,
-  FrameReader,
-  serve,
-  type Server,
-} from "@wirepool/net";
+import { Client, serve, type Server } from "@wirepool/net";
 import { bytes } from "../bytes_support.ts";
 import { freePort } from "../machine_support.ts";
 import { Program, startServer, testPeers } from "../programs_support.ts";

@@ -65,6 +65,8 @@ async function copied(path: string, folder: string): Promise<string> {
   return copy;
 }
 
+/** Unbound asks again what takes much longer than other questions did, unless it
+ * is told to expect that. */
 async function startUnbound(
   path: string,
   folder: string,
@@ -87,6 +89,7 @@ server:
   do-daemonize: no
   do-ip6: no
   do-not-query-localhost: no
+  infra-cache-min-rtt: 5000
   module-config: "iterator"
   qname-minimisation: no
   local-zone: "test." nodefault

@@ -57,11 +57,19 @@ admin.enableServer=false
   return program;
 }
 
-/** What the server says of itself. */
+/** What the server says of itself; nothing while it is only just starting, and
+ * may neither answer nor close. */
 async function status(port: number): Promise<string> {
   using conn = await Deno.connect({ hostname: "127.0.0.1", port });
-  await conn.write(ascii("srvr"));
-  return await new Response(conn.readable).text();
+  const timer = setTimeout(() => conn[Symbol.dispose](), 1_000);
+  try {
+    await conn.write(ascii("srvr"));
+    return await new Response(conn.readable).text();
+  } catch {
+    return "";
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** A record in Jute: an int is a number, a long a bigint. */
