@@ -1,6 +1,6 @@
 /**
- * Protocols that people meet, with bytes from their own documentation:
- * the options for each, its messages in, and its messages out.
+ * Protocols that people meet, with bytes from their own documentation: with the
+ * options that PROTOCOLS.md gives, its messages in, and its messages out.
  */
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { concat } from "@std/bytes";
@@ -12,6 +12,7 @@ import {
   type FrameOptions,
 } from "../codec.ts";
 import { bytes, hex, splits } from "./bytes_support.ts";
+import { protocol } from "./protocols_support.ts";
 
 interface Message {
   /** The message as it goes over the wire. */
@@ -49,12 +50,12 @@ interface Numbered extends Message {
 /** Does what {@linkcode check} does, with the ids read, and written over. */
 function checkIds(
   options: FrameOptions,
-  field: FrameIdField,
+  field: FrameIdField | undefined,
   messages: Numbered[],
 ): void {
   check(options, messages);
   const offset = options.lengthFieldOffset ?? 0;
-  const at = offset + (options.lengthFieldLength ?? 8) + field.offset!;
+  const at = offset + (options.lengthFieldLength ?? 8) + field!.offset!;
   const decoder = new FrameDecoder(options, field);
   const encoder = new FrameEncoder(options, field);
   const encode = (payload: Uint8Array, id?: number) => {
@@ -76,7 +77,7 @@ function checkIds(
     assertEquals(payload, before);
     assertNotEquals(other, wire);
     // Only the id differs, and it stands where the protocol has it.
-    const low = options.byteOrder === "little" ? at : at + field.length - 1;
+    const low = options.byteOrder === "little" ? at : at + field!.length - 1;
     other[low]! ^= 1;
     assertEquals(other, wire);
   }
@@ -101,7 +102,7 @@ Deno.test("DNS over TCP: two bytes (RFC 1035, 4.2.2), with the messages of RFC 8
     07 65 78 61 6d 70 6c 65  03 63 6f 6d 00 00 1c 00
     01 c0 0c 00 1c 00 01 00  00 0e 7d 00 10 20 01 0d
     b8 ab cd 00 12 00 01 00  02 00 03 00 04`);
-  check({ lengthFieldLength: 2, maxFrameLength: 65_535 }, [
+  check(protocol("DNS").frame, [
     { wire: bytes(0, 33, query), payload: query },
     { wire: bytes(0, 61, response), payload: response },
   ]);
@@ -113,9 +114,10 @@ Deno.test("DNS over TCP: the id stands first (RFC 1035, 4.1.1)", () => {
   const query = bytes(hex("beef 0100 0001 0000 0000 0000"), question);
   const response = bytes(hex("beef 8180 0001 0000 0000 0000"), question);
   const high = bytes(hex("7ffe 0100 0001 0000 0000 0000"), question);
+  const { frame, request } = protocol("DNS");
   checkIds(
-    { lengthFieldLength: 2, maxFrameLength: 65_535 },
-    { length: 2, offset: 0 },
+    frame,
+    request,
     [[query, 0xbeef], [response, 0xbeef], [high, 0x7ffe]].map(([m, id]) => ({
       wire: bytes(0, 33, m as Uint8Array),
       payload: m as Uint8Array,
@@ -135,7 +137,7 @@ Deno.test("Kafka: four bytes, with the ApiVersions request of its Java client, a
     06 33 2e 33 2e 31         # client software: apache-kafka-java 3.3.1
     00                        # no tagged fields
   `.replaceAll(/#.*/g, ""));
-  check({ lengthFieldLength: 4 }, [
+  check(protocol("Kafka").frame, [
     { wire: concat([hex("00 00 00 2b"), request]), payload: request },
   ]);
 });
@@ -153,26 +155,23 @@ Deno.test("Kafka: the correlation id stands fifth in a request's header and firs
     hex("00000001 0012 0000 0003"), // ApiVersions, 0 to 3
   );
   const id = 0x0102_0304;
-  const options: FrameOptions = { lengthFieldLength: 4 };
-  checkIds(options, { length: 4, offset: 4 }, [
+  const kafka = protocol("Kafka");
+  checkIds(kafka.frame, kafka.request, [
     { wire: bytes(0, 0, 0, 15, request), payload: request, id },
   ]);
-  checkIds(options, { length: 4, offset: 0 }, [
+  checkIds(kafka.frame, kafka.response, [
     { wire: bytes(0, 0, 0, 16, response), payload: response, id },
   ]);
 });
 
 Deno.test("ZooKeeper: four bytes, then the xid, with the records of its Jute description", () => {
-  const options: FrameOptions = {
-    lengthFieldLength: 4,
-    maxFrameLength: 0xfffff, // jute.maxbuffer
-  };
+  const { frame, request, response } = protocol("ZooKeeper");
   const path = bytes(hex("00000005"), "/lock");
   // ConnectRequest, which begins a session and has no header.
   const connect = hex(`
     00000000 0000000000000000 00002710 0000000000000000
     00000010 00000000000000000000000000000000`);
-  check(options, [{ wire: bytes(0, 0, 0, 44, connect), payload: connect }]);
+  check(frame, [{ wire: bytes(0, 0, 0, 44, connect), payload: connect }]);
   // RequestHeader: xid, type 4; GetDataRequest: path, watch.
   const get = bytes(hex("00000001 00000004"), path, 1);
   // ReplyHeader: xid, zxid, err; GetDataResponse begins with the data.
@@ -183,7 +182,8 @@ Deno.test("ZooKeeper: four bytes, then the xid, with the records of its Jute des
     path,
   );
   const ping = hex("fffffffe 0000000b"); // xid -2, type 11
-  checkIds(options, { length: 4, offset: 0 }, [
+  assertEquals(request, response);
+  checkIds(frame, response, [
     { wire: bytes(0, 0, 0, 18, get), payload: get, id: 1 },
     { wire: bytes(0, 0, 0, 21, reply), payload: reply, id: 1 },
     { wire: bytes(0, 0, 0, 33, event), payload: event, id: 0xffff_ffff },
@@ -213,14 +213,10 @@ Deno.test("memcached's binary protocol: a header of 24 bytes that counts what is
     ),
     hex("8102 0000 0000 0000 00000000 00000000 0000000000000001"),
   ];
+  const { frame, request } = protocol("memcached");
   checkIds(
-    {
-      lengthFieldOffset: 8,
-      lengthFieldLength: 4,
-      lengthAdjustment: 12, // opaque and CAS
-      initialBytesToStrip: 0,
-    },
-    { length: 4, offset: 0 },
+    frame,
+    request,
     wires.flatMap((wire) =>
       [0, 0x7fff_fffe, 0x0102_0304].map((id) => {
         const numbered = wire.slice();
@@ -237,12 +233,7 @@ Deno.test("memcached's binary protocol: a header of 24 bytes that counts what is
 });
 
 Deno.test("Modbus TCP: the transaction stands before the length, with the PDUs of its specification, 6.3", () => {
-  const options: FrameOptions = {
-    lengthFieldOffset: 4,
-    lengthFieldLength: 2,
-    maxFrameLength: 254, // a unit and the longest PDU, of 253 bytes
-  };
-  const field: FrameIdField = { length: 2, offset: -6 };
+  const { frame, request } = protocol("Modbus TCP");
   // Transaction, protocol 0, length, unit; then function 3, which reads three
   // registers from 107 on, and its response.
   const messages = [
@@ -254,11 +245,11 @@ Deno.test("Modbus TCP: the transaction stands before the length, with the PDUs o
     frame: hex(rest),
     id: 0x1501,
   }));
-  checkIds(options, field, messages);
+  checkIds(frame, request, messages);
   // With the header kept.
   checkIds(
-    { ...options, initialBytesToStrip: 0 },
-    field,
+    { ...frame, initialBytesToStrip: 0 },
+    request,
     messages.map((message) => ({ ...message, frame: message.wire })),
   );
 });
@@ -272,12 +263,7 @@ Deno.test("AMQP 0-9-1: type, channel and size, and an end octet that the size do
     bytes(hex("03 0001 00000005"), "hello", 0xce),
   ];
   check(
-    {
-      lengthFieldOffset: 3,
-      lengthFieldLength: 4,
-      lengthAdjustment: 1, // the end octet
-      initialBytesToStrip: 0,
-    },
+    protocol("AMQP 0-9-1").frame,
     wires.map((wire) => ({
       wire,
       payload: concat([wire.subarray(0, 3), wire.subarray(7)]),
@@ -302,14 +288,10 @@ Deno.test("Diameter: 24 bits that count the whole message, behind a version, wit
     bytes(header("000030", "80"), origin), // Device-Watchdog-Request
     bytes(header("00003c", "00"), success, origin), // and its answer
   ];
+  const { frame, request } = protocol("Diameter");
   checkIds(
-    {
-      lengthFieldOffset: 1,
-      lengthFieldLength: 3,
-      lengthAdjustment: -4, // version and length
-      initialBytesToStrip: 0,
-    },
-    { length: 4, offset: 8 },
+    frame,
+    request,
     wires.map((wire) => ({
       wire,
       payload: concat([wire.subarray(0, 1), wire.subarray(4)]),
@@ -334,14 +316,10 @@ Deno.test("Cassandra: a stream before the opcode and the length, negative for ev
       ),
     ],
   ];
+  const { frame, request } = protocol("Cassandra");
   checkIds(
-    {
-      lengthFieldOffset: 5,
-      lengthFieldLength: 4,
-      maxFrameLength: 256 * 1024 * 1024,
-      initialBytesToStrip: 0,
-    },
-    { length: 2, offset: -7 },
+    frame,
+    request,
     messages.map(([header, length, body]) => ({
       wire: bytes(hex(header), hex(length), body),
       payload: bytes(hex(header), body),
@@ -352,13 +330,12 @@ Deno.test("Cassandra: a stream before the opcode and the length, negative for ev
 });
 
 Deno.test("An RPC of one's own: four bytes, and an id that both sides put in and take out", () => {
-  const options: FrameOptions = { lengthFieldLength: 4 };
-  const field: FrameIdField = { length: 4 };
-  const encoder = new FrameEncoder(options, field);
+  const { frame, request } = protocol("A protocol of your own");
+  const encoder = new FrameEncoder(frame, request);
   encoder.push(bytes("hello"), 7);
   const wire = encoder.chunk()!.slice();
   assertEquals(wire, bytes(0, 0, 0, 9, 0, 0, 0, 7, "hello"));
-  const decoder = new FrameDecoder(options, field);
+  const decoder = new FrameDecoder(frame, request);
   decoder.push(wire);
   assertEquals(decoder.decode(), bytes("hello"));
   assertEquals(decoder.id, 7);
@@ -377,8 +354,7 @@ Deno.test("Thrift framed: four bytes, with a call in the strict binary protocol 
     bytes("ping"),
     hex("00 00 00 07 00"),
   ]);
-  // The limit that its RPC specification sets, 16384000 bytes.
-  check({ lengthFieldLength: 4, maxFrameLength: 16_384_000 }, [
+  check(protocol("Thrift, framed").frame, [
     { wire: concat([hex("00 00 00 11"), call]), payload: call },
     { wire: concat([hex("00 00 00 11"), reply]), payload: reply },
   ]);
@@ -393,7 +369,8 @@ Deno.test("Thrift with THeader: four bytes, and the sequence number behind magic
     "ping",
     hex("00000007 00"),
   );
-  checkIds({ lengthFieldLength: 4 }, { length: 4, offset: 4 }, [
+  const { frame, request } = protocol("Thrift with THeader");
+  checkIds(frame, request, [
     { wire: bytes(0, 0, 0, 31, call), payload: call, id: 7 },
   ]);
 });
@@ -414,12 +391,7 @@ Deno.test("MongoDB: four bytes, little endian, that count themselves, around the
     hex("00"), // section of kind 0: one document
     document,
   ]);
-  const options: FrameOptions = {
-    lengthFieldLength: 4,
-    byteOrder: "little",
-    lengthAdjustment: -4,
-    maxFrameLength: 48_000_000,
-  };
+  const { frame: options, request, response } = protocol("MongoDB");
   const wire = concat([hex("2b 00 00 00"), message]);
   check(options, [{ wire, payload: message }, { wire, payload: message }]);
   // A BSON document has the same outer shape.
@@ -429,10 +401,10 @@ Deno.test("MongoDB: four bytes, little endian, that count themselves, around the
     const message = bytes(hex(field), wire.subarray(12));
     return { wire: bytes(wire.subarray(0, 4), message), payload: message, id };
   };
-  checkIds(options, { length: 4, offset: 0 }, [
+  checkIds(options, request, [
     numbered("04 03 02 01 00 00 00 00", 0x0102_0304),
   ]);
-  checkIds(options, { length: 4, offset: 4 }, [
+  checkIds(options, response, [
     numbered("ff ff 00 00 04 03 02 01", 0x0102_0304),
   ]);
   // With the header kept, a frame is the message as its parsers expect it.
@@ -452,12 +424,7 @@ Deno.test("MySQL: three bytes, little endian, then a sequence byte that they do 
     hex("07 00 00 02 00 00 00 02 00 00 00"), // OK
     bytes(hex("17 00 00 01 ff 48 04"), "#HY000No tables used"),
   ];
-  const options: FrameOptions = {
-    lengthFieldLength: 3,
-    byteOrder: "little",
-    lengthAdjustment: 1,
-    maxFrameLength: 0xffffff + 1,
-  };
+  const options = protocol("MySQL and MariaDB").frame;
   // The sequence byte stays with the payload: a peer has to check it.
   check(options, wires.map((wire) => ({ wire, payload: wire.subarray(3) })));
   // Where it does not matter, it can be stripped.
@@ -468,12 +435,7 @@ Deno.test("MySQL: three bytes, little endian, then a sequence byte that they do 
 });
 
 Deno.test("MySQL: the longest packet, whose length field is full", () => {
-  const options: FrameOptions = {
-    lengthFieldLength: 3,
-    byteOrder: "little",
-    lengthAdjustment: 1,
-    maxFrameLength: 0xffffff + 1,
-  };
+  const options = protocol("MySQL and MariaDB").frame;
   const payload = new Uint8Array(1 + 0xffffff);
   const wire = encodeFrame(payload, options);
   assertEquals(wire.subarray(0, 4), hex("ff ff ff 00"));
@@ -483,12 +445,7 @@ Deno.test("MySQL: the longest packet, whose length field is full", () => {
 });
 
 Deno.test("PostgreSQL: a type byte, then four bytes that count themselves and not the type", () => {
-  const options: FrameOptions = {
-    lengthFieldOffset: 1,
-    lengthFieldLength: 4,
-    lengthAdjustment: -4,
-    initialBytesToStrip: 0,
-  };
+  const options = protocol("PostgreSQL").frame;
   // From the message formats of its documentation. The length field stands
   // inside the frame, so a frame is the whole message.
   const messages: [type: string, field: string, rest: Uint8Array][] = [

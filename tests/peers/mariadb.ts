@@ -13,17 +13,11 @@ import {
 import { ascii, bytes, textOf } from "../bytes_support.ts";
 import { freePort } from "../machine_support.ts";
 import { Program, startServer, testPeers } from "../programs_support.ts";
+import { PROTOCOLS } from "../protocols_support.ts";
 import { rejection } from "../promise_support.ts";
 import { eventually } from "../time_support.ts";
 
-/** The sequence number, which the length does not count, begins each frame. */
-const MARIADB = {
-  lengthFieldLength: 3,
-  byteOrder: "little",
-  lengthAdjustment: 1,
-} as const;
-
-/** Commands. Each begins a new sequence. */
+/** Commands. The sequence number, 0, begins each of them. */
 const STATISTICS = bytes(0, 0x09), PING = bytes(0, 0x0e);
 const query = (sql: string) => bytes(0, 0x03, ascii(sql));
 
@@ -107,7 +101,7 @@ async function login(
 function newClient(port: number, options: Partial<ClientOptions> = {}): Client {
   return new Client({
     port,
-    ...MARIADB,
+    ...PROTOCOLS["MySQL and MariaDB"],
     handshake: (conn) => login(conn, "wire", "pool"),
     ping: () => PING,
     ...options,

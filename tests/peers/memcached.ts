@@ -8,20 +8,12 @@ import { Client, type ClientOptions } from "@wirepool/net";
 import { ascii, bytes, pattern, textOf } from "../bytes_support.ts";
 import { freePort } from "../machine_support.ts";
 import { type Program, startServer, testPeers } from "../programs_support.ts";
+import { PROTOCOLS } from "../protocols_support.ts";
 import { eventually, sleep } from "../time_support.ts";
 
 /** Opcodes. */
 const GET = 0x00, SET = 0x01, DELETE = 0x04, NOOP = 0x0a;
 const GET_KEY_QUIETLY = 0x0d, SET_QUIETLY = 0x11;
-
-/** Frames keep their header, which says what they are. */
-const MEMCACHED = {
-  lengthFieldOffset: 8,
-  lengthFieldLength: 4,
-  lengthAdjustment: 12, // opaque and CAS
-  initialBytesToStrip: 0,
-  correlation: { length: 4, requestOffset: 0 },
-} as const;
 
 function startMemcached(path: string, port: number): Promise<Program> {
   const user = Deno.uid() === 0 ? ["-u", "nobody"] : [];
@@ -76,7 +68,7 @@ const set = (key: string, value: Uint8Array, opcode = SET) =>
   request(opcode, { key, value, extras: new Uint8Array(8) });
 
 function newClient(port: number, options: Partial<ClientOptions> = {}): Client {
-  return new Client({ port, ...MEMCACHED, ...options });
+  return new Client({ port, ...PROTOCOLS.memcached, ...options });
 }
 
 testPeers(

@@ -7,15 +7,10 @@ import { Client, serve, type Server } from "@wirepool/net";
 import { bytes } from "../bytes_support.ts";
 import { freePort } from "../machine_support.ts";
 import { Program, startServer, testPeers } from "../programs_support.ts";
+import { PROTOCOLS } from "../protocols_support.ts";
 
-/** Frames are a unit and a PDU; what is sent has a transaction and a protocol
- * before that. */
-const MODBUS = {
-  lengthFieldOffset: 4,
-  lengthFieldLength: 2,
-  maxFrameLength: 254,
-  correlation: { length: 2, requestOffset: -6 },
-} as const;
+/** What is read is a unit and a PDU. */
+const MODBUS = PROTOCOLS["Modbus TCP"];
 
 /** Functions of the protocol. */
 const READ = 3, WRITE = 6;

@@ -10,6 +10,7 @@ import {
   startExample,
   testPeers,
 } from "../programs_support.ts";
+import { PROTOCOLS } from "../protocols_support.ts";
 import { rejection } from "../promise_support.ts";
 import { eventually } from "../time_support.ts";
 
@@ -141,10 +142,7 @@ testPeers(
     const processes: number[] = [];
     const newClient = (database: string) =>
       new Client({
-        lengthFieldOffset: 1,
-        lengthFieldLength: 4,
-        lengthAdjustment: -4,
-        initialBytesToStrip: 0,
+        ...PROTOCOLS.PostgreSQL,
         maxCap: 1,
         // The first message alone has no type byte, so it is no frame.
         connect: async (signal) => {

@@ -8,13 +8,10 @@ import { Client, type ClientOptions, serve, type Server } from "@wirepool/net";
 import { ascii, bytes } from "../bytes_support.ts";
 import { freePort } from "../machine_support.ts";
 import { type Program, startServer, testPeers } from "../programs_support.ts";
+import { PROTOCOLS } from "../protocols_support.ts";
 import { sleep } from "../time_support.ts";
 
-const DNS = {
-  lengthFieldLength: 2,
-  maxFrameLength: 65_535,
-  correlation: { length: 2, requestOffset: 0 },
-} as const;
+const { DNS } = PROTOCOLS;
 
 /** A question for the address of a name; its id is the client's to write. */
 function question(name: string): Uint8Array {

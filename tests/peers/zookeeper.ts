@@ -14,6 +14,7 @@ import { Client, type ClientOptions, ConnectError } from "@wirepool/net";
 import { ascii, textOf } from "../bytes_support.ts";
 import { freePort } from "../machine_support.ts";
 import { Program, testPeers } from "../programs_support.ts";
+import { PROTOCOLS } from "../protocols_support.ts";
 import { rejection } from "../promise_support.ts";
 import { eventually, sleep } from "../time_support.ts";
 
@@ -166,9 +167,7 @@ class ZooKeeper implements AsyncDisposable {
   constructor(port?: number, options: Partial<ClientOptions> = {}) {
     this.client = new Client({
       ...(port !== undefined && { port }),
-      lengthFieldLength: 4,
-      correlation: { length: 4, requestOffset: 0 },
-      maxCap: 1,
+      ...PROTOCOLS.ZooKeeper,
       handshake: async (conn) => {
         const last = this.sessions.at(-1);
         await conn.write(connectRequest(last?.id, last?.password));
