@@ -360,21 +360,6 @@ Deno.test("Thrift framed: four bytes, with a call in the strict binary protocol 
   ]);
 });
 
-Deno.test("Thrift with THeader: four bytes, and the sequence number behind magic and flags, as its specification has it", () => {
-  // Magic, flags, sequence number; header size in words: 1; protocol 0 (binary),
-  // no transforms, padding; then the call without its framing.
-  const call = bytes(
-    hex("0fff 0000 00000007 0001 00 00 0000"),
-    hex("80010001 00000004"),
-    "ping",
-    hex("00000007 00"),
-  );
-  const { frame, request } = protocol("Thrift with THeader");
-  checkIds(frame, request, [
-    { wire: bytes(0, 0, 0, 31, call), payload: call, id: 7 },
-  ]);
-});
-
 Deno.test("MongoDB: four bytes, little endian, that count themselves, around the document of the BSON specification", () => {
   const document = bytes(
     hex("16 00 00 00 02"),

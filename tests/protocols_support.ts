@@ -90,11 +90,6 @@ export const PROTOCOLS = {
     lengthFieldLength: 4,
     maxFrameLength: 16_384_000,
   },
-  "Thrift with THeader": {
-    lengthFieldLength: 4,
-    maxFrameLength: 0x3fffffff,
-    correlation: { length: 4, requestOffset: 4 },
-  },
 } as const satisfies Record<string, ProtocolOptions>;
 
 /** The name of a protocol. */
