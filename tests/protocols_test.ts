@@ -9,6 +9,7 @@ import {
   FrameDecoder,
   FrameEncoder,
   FrameError,
+  serve,
   serveConnection,
   type Transport,
   transportPair,
@@ -55,6 +56,11 @@ async function readFrames(
   return frames;
 }
 
+/** Lets handlers that wait settle one after the other, the last one first. */
+function answerBackwards(waiting: (() => void)[]): void {
+  waiting.reduceRight((before, next) => before.then(next), Promise.resolve());
+}
+
 /** Writes all that an encoder holds. */
 async function drain(transport: Transport, encoder: FrameEncoder) {
   for (let chunk; (chunk = encoder.chunk()) !== null;) {
@@ -96,11 +102,7 @@ for (const name of correlated) {
       const n = payload.at(-1)!;
       await new Promise<void>((resolve) => {
         if (waiting.push(resolve) < REQUESTS) return;
-        // Now that all are there, the last one first.
-        waiting.reduceRight(
-          (before, next) => before.then(next),
-          Promise.resolve(),
-        );
+        answerBackwards(waiting);
       });
       return message(100 + n);
     }, options[name]);
@@ -132,6 +134,99 @@ for (const name of correlated) {
     assertEquals(client.stats().inFlight, 0);
   });
 }
+
+// Without the codec on the other side: by hand, from Modbus's specification.
+
+/** Reads exactly so many bytes. */
+async function readExactly(conn: Deno.Conn, length: number) {
+  const bytes = new Uint8Array(length);
+  for (let at = 0; at < length;) {
+    const n = await conn.read(bytes.subarray(at));
+    if (n === null) throw new Error("The stream has ended");
+    at += n;
+  }
+  return bytes;
+}
+
+/** Reads one message: transaction, protocol, length; then unit and PDU. */
+async function readModbus(conn: Deno.Conn) {
+  const header = await readExactly(conn, 6);
+  const view = new DataView(header.buffer);
+  assertEquals(view.getUint16(2), 0);
+  const body = await readExactly(conn, view.getUint16(4));
+  return { transaction: view.getUint16(0), body };
+}
+
+async function writeModbus(
+  conn: Deno.Conn,
+  transaction: number,
+  body: number[],
+) {
+  const header = new Uint8Array(6);
+  const view = new DataView(header.buffer);
+  view.setUint16(0, transaction);
+  view.setUint16(4, body.length);
+  await conn.write(Uint8Array.of(...header, ...body));
+}
+
+/** Unit 1, function 3: one register from this one on. */
+const readRegister = (at: number) => [1, 3, at >> 8, at & 0xff, 0, 1];
+/** Its answer: two bytes, the register's value. */
+const register = (value: number) => [1, 3, 2, value >> 8, value & 0xff];
+
+Deno.test("Modbus TCP: a Client asks a server written by hand, which answers the last request first", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const serving = (async () => {
+    using conn = await listener.accept();
+    for (let round = 0; round < 5; round++) {
+      const requests: Awaited<ReturnType<typeof readModbus>>[] = [];
+      while (requests.length < REQUESTS) requests.push(await readModbus(conn));
+      for (const { transaction, body } of requests.toReversed()) {
+        const at = body[2]! << 8 | body[3]!;
+        assertEquals([...body], readRegister(at));
+        await writeModbus(conn, transaction, register(3 * at));
+      }
+    }
+  })();
+  await using client = new Client({
+    ...PROTOCOLS["Modbus TCP"],
+    port: listener.addr.port,
+  });
+  for (let round = 0; round < 5; round++) {
+    const answers = Array.from({ length: REQUESTS }, async (_, n) => {
+      const at = 1000 * round + n;
+      const payload = Uint8Array.of(0, 0, 0, 0, ...readRegister(at));
+      assertEquals([...await client.send(payload)], register(3 * at));
+    });
+    await Promise.all(answers);
+  }
+  assertEquals(client.stats().pool.openedCount, 1);
+  await serving;
+});
+
+Deno.test("Modbus TCP: serve answers a client written by hand, the last request first", async () => {
+  const waiting: (() => void)[] = [];
+  await using server = serve(PROTOCOLS["Modbus TCP"], async (frame) => {
+    await new Promise<void>((resolve) => {
+      if (waiting.push(resolve) < REQUESTS) return;
+      answerBackwards(waiting.splice(0));
+    });
+    const at = frame[2]! << 8 | frame[3]!;
+    return Uint8Array.of(0, 0, 0, 0, ...register(3 * at));
+  });
+  using conn = await Deno.connect({ port: server.addr.port });
+  for (const first of [100, 65_500]) {
+    const transactions = Array.from({ length: REQUESTS }, (_, n) => first + n);
+    for (const [n, transaction] of transactions.entries()) {
+      await writeModbus(conn, transaction, readRegister(n));
+    }
+    for (const [n, transaction] of [...transactions.entries()].toReversed()) {
+      const answer = await readModbus(conn);
+      assertEquals(answer.transaction, transaction);
+      assertEquals([...answer.body], register(3 * n));
+    }
+  }
+});
 
 /** The sections of PROTOCOLS.md, by their headings. */
 function sections(): Map<string, string> {
