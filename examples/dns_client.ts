@@ -2,8 +2,8 @@
 //
 // Asks a DNS server for IPv4 addresses over TCP, where two bytes of length
 // stand before each message: RFC 1035, section 4.2.2. All names go over one
-// connection at once, and the server may answer in any order: each message
-// carries an id, which the client draws and matches.
+// connection at once. A server may answer the fast ones first (RFC 7766), and
+// the id that begins each message tells which answer belongs to which question.
 
 import { Client } from "@wirepool/net";
 
@@ -32,8 +32,8 @@ async function resolve(name: string): Promise<string[]> {
     label.length,
     ...new TextEncoder().encode(label),
   ]);
-  // deno-fmt-ignore
-  const header = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]; // Room for the id; recurse.
+  // Room for the id, then: recurse, one question.
+  const header = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
   const question = [...labels, 0, 0, 1, 0, 1]; // Type A, class IN.
   return parse(await dns.send(Uint8Array.of(...header, ...question)));
 }
