@@ -18,7 +18,7 @@ import {
 const CALLERS = 64; // Each sends its next request once it has its answer.
 const CONNECTIONS = 8; // For all callers, where they share connections.
 const SHARE = CALLERS / CONNECTIONS; // Requests in flight on each of these.
-const PHASE_MS = 1_700;
+const PHASE_MS = Number(Deno.args[0] ?? 1_700);
 const MAX_DIALS = 15_000; // A closed connection keeps its port for a while.
 const SLOW_MS = 100;
 const SLOW_ONE_IN = 20;

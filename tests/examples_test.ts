@@ -263,6 +263,30 @@ testUnless(
   },
 );
 
+Deno.test("demo.ts compares the modes, and ends with a sentence on what was seen", async () => {
+  await using program = startExample("demo.ts", ["300"]); // A phase's length.
+  const output = await program.succeeds();
+  const [, plain, beside] = output.split(/^(?:payloads|fast ones).*$/m);
+  const number = "[\\d,.]+";
+  const compared = `(?:${number} times (?:lower|higher)|about the same)`;
+  const first = ` +${number} +${number} +${number}`;
+  const other = ` +${number} ${compared}`.repeat(3);
+  for (
+    const [table, rows] of [
+      [plain, [first, other, other, other]],
+      [beside, ["", first, other, other]],
+    ] as const
+  ) {
+    for (const [i, row] of rows.entries()) {
+      const name =
+        ["a connection each", "one at a time", "pipelined", "correlated"][i];
+      if (row !== "") assertMatch(table!, new RegExp(`^${name} ${row}$`, "m"));
+    }
+  }
+  const last = output.trimEnd().split("\n").at(-1)!;
+  assertMatch(last, /^8 shared connections carried .+; next, load .+\.$/);
+});
+
 Deno.test("without_sockets.ts needs no permission", async () => {
   assertEquals(exampleCommand("without_sockets.ts").length, 3);
   await using program = startExample("without_sockets.ts", []);

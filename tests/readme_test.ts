@@ -82,7 +82,7 @@ Deno.test("README.md: its client greets its server", async () => {
   await using caller = startBlock(at(client!));
   assertEquals(await caller.succeeds(), "Hello, Ada!\n");
   if (!windows) {
-    running.kill("SIGTERM");
+    running.kill("SIGINT");
     await running.succeeds();
   }
 });
