@@ -54,14 +54,11 @@ function traced(name: string, handler: Handler): Handler {
 
 /** Sends a request in a span, whose context goes along. */
 function send(client: Client, name: string, payload: Uint8Array) {
-  return inSpan(name, SpanKind.CLIENT, async (span) => {
+  return inSpan(name, SpanKind.CLIENT, () => {
     const carrier = { traceparent: "" };
     propagation.inject(context.active(), carrier);
     const header = carrier.traceparent.padEnd(HEADER);
-    const request = concat([new TextEncoder().encode(header), payload]);
-    const response = await client.send(request);
-    span.setAttribute("response.size", response.length);
-    return response;
+    return client.send(concat([new TextEncoder().encode(header), payload]));
   });
 }
 
@@ -72,8 +69,14 @@ await using server = serve(
     return concat([new TextEncoder().encode("Hello, "), payload]);
   }),
 );
-const { port } = server.addr;
-await using client = new Client({ correlation: { length: 4 }, port });
+await using client = new Client({
+  correlation: { length: 4 },
+  port: server.addr.port,
+  hooks: { // Told within the span of the request.
+    settle: ({ responseBytes }) =>
+      trace.getActiveSpan()?.setAttribute("response.size", responseBytes),
+  },
+});
 const ada = new TextEncoder().encode("Ada");
 console.log(new TextDecoder().decode(await send(client, "ask", ada)));
 await send(client, "ask", new Uint8Array()).catch((e) => console.log(`${e}`));

@@ -443,6 +443,7 @@ Deno.test("opentelemetry.ts exports a span on each side of each request, the ser
   assertNotEquals(ask!.traceId, failedAsk!.traceId);
   assertEquals(greet!.attributes, { "request.size": 3 });
   assertEquals(ask!.attributes, { "response.size": 10 });
+  assertEquals(failedAsk!.attributes, { "response.size": 0 });
   assertEquals([ask!.failure, greet!.failure], [null, null]);
   assertEquals(failedGreet!.failure, "Error: Nobody to greet");
   assertMatch(failedAsk!.failure!, /^RequestFailedError: /);
