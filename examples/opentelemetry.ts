@@ -1,14 +1,12 @@
 // deno run --allow-net=127.0.0.1 examples/opentelemetry.ts
 //
-// Traces requests with Deno's own OpenTelemetry: with OTEL_DENO=true set, each
-// request has a span on each side. The client's is the parent of the server's,
-// since its W3C context goes before each payload.
-// OTEL_EXPORTER_OTLP_ENDPOINT says where the spans go.
+// Traces requests with Deno's own OpenTelemetry, if OTEL_DENO=true is set: a
+// span on each side. The client's is the parent of the server's: its context
+// goes before each payload. OTEL_EXPORTER_OTLP_ENDPOINT says where to.
 
 import {
   context,
   propagation,
-  type Span,
   SpanKind,
   SpanStatusCode,
   trace,
@@ -18,17 +16,19 @@ import { Client, type Handler, serve } from "@wirepool/net";
 
 const tracer = trace.getTracer("greeter");
 const HEADER = 55; // The length of every `traceparent`, or as many spaces.
+const see = (name: string, n: number) =>
+  trace.getActiveSpan()?.setAttribute(name, n);
 
 /** Runs `work` in a span, which ends and fails with it. */
 function inSpan<T>(
   name: string,
   kind: SpanKind,
-  work: (span: Span) => T | Promise<T>,
+  work: () => T | Promise<T>,
   parent = context.active(),
 ): Promise<T> {
   return tracer.startActiveSpan(name, { kind }, parent, async (span) => {
     try {
-      return await work(span);
+      return await work();
     } catch (error) {
       span.recordException(error as Error);
       span.setStatus({ code: SpanStatusCode.ERROR, message: String(error) });
@@ -45,8 +45,8 @@ function traced(name: string, handler: Handler): Handler {
     const header = new TextDecoder().decode(payload.subarray(0, HEADER));
     const carrier = { traceparent: header.trim() };
     const parent = propagation.extract(context.active(), carrier);
-    return inSpan(name, SpanKind.SERVER, (span) => {
-      span.setAttribute("request.size", payload.length - HEADER);
+    return inSpan(name, SpanKind.SERVER, () => {
+      see("request.size", payload.length - HEADER);
       return handler(payload.subarray(HEADER), connection);
     }, parent);
   };
@@ -62,20 +62,17 @@ function send(client: Client, name: string, payload: Uint8Array) {
   });
 }
 
-await using server = serve(
-  { correlation: { length: 4 }, onError() {} },
-  traced("greet", (payload) => {
-    if (payload.length === 0) throw new Error("Nobody to greet");
-    return concat([new TextEncoder().encode("Hello, "), payload]);
-  }),
-);
+function greet(name: Uint8Array): Uint8Array {
+  if (name.length === 0) throw new Error("Nobody to greet");
+  return concat([new TextEncoder().encode("Hello, "), name]);
+}
+
+const wire = { correlation: { length: 4 } } as const;
+await using server = serve({ ...wire, onError() {} }, traced("greet", greet));
 await using client = new Client({
-  correlation: { length: 4 },
+  ...wire,
   port: server.addr.port,
-  hooks: { // Told within the span of the request.
-    settle: ({ responseBytes }) =>
-      trace.getActiveSpan()?.setAttribute("response.size", responseBytes),
-  },
+  hooks: { settle: ({ responseBytes: n }) => see("response.size", n) },
 });
 const ada = new TextEncoder().encode("Ada");
 console.log(new TextDecoder().decode(await send(client, "ask", ada)));
