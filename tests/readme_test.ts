@@ -22,8 +22,10 @@ import type { ProgramOptions } from "./programs_support.ts";
 
 const TESTDATA = new URL("testdata/", import.meta.url);
 
-/** The documents that are published. */
-const DOCUMENTS = ["README.md", "OPTIONS.md", "MIGRATING.md"];
+/** What is published, and the documents among it. */
+const { include: PUBLISHED }: { include: string[] } =
+  JSON.parse(documentText("deno.json")).publish;
+const DOCUMENTS = PUBLISHED.filter((name) => name.endsWith(".md"));
 
 const readme = blocksOf("README.md");
 const recipes = readme.filter(({ code }) =>
@@ -115,25 +117,43 @@ Deno.test("README.md: there are at most two screens before the first recipe", ()
 });
 
 Deno.test("Links in the documents lead to what is published, and to headings that exist", () => {
-  const { publish } = JSON.parse(documentText("deno.json"));
+  for (const name of ["README.md", "OPTIONS.md", "MIGRATING.md"]) {
+    assert(DOCUMENTS.includes(name), `${name} is not published`);
+  }
   let count = 0;
   for (const name of DOCUMENTS) {
     const text = documentText(name).replace(/^```.*?^```$/gms, "");
-    for (
-      const [, link] of text.matchAll(/\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$/gm)
-        .map((m) => [m[0], m[1] ?? m[2]!])
-    ) {
-      if (/^[a-z]+:/.test(link!)) continue;
-      const [path, anchor] = link!.split("#");
+    const links = text.matchAll(/\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$/gm);
+    for (const [, inline, reference] of links) {
+      const link = inline ?? reference!;
+      if (/^[a-z]+:/.test(link)) continue;
+      const [path, anchor] = link.split("#");
       const target = path === "" ? name : path!;
-      assert(publish.include.includes(target), `${name}: ${link}`);
+      assert(PUBLISHED.includes(target), `${name}: ${link}`);
       if (anchor !== undefined) {
         assert(anchors(documentText(target)).has(anchor), `${name}: ${link}`);
       }
       count++;
     }
   }
-  assertGreater(count, 10);
+  assertGreater(count, 20);
+});
+
+Deno.test("The documents name examples and tasks that exist", () => {
+  const { tasks } = JSON.parse(documentText("deno.json"));
+  let count = 0;
+  for (const name of DOCUMENTS) {
+    const text = documentText(name);
+    for (const [example] of text.matchAll(/\bexamples\/\w+\.\w+/g)) {
+      assert(documentText(example).length > 0, `${name}: ${example}`);
+      count++;
+    }
+    for (const [, task] of text.matchAll(/\bdeno task ([\w:]+)/g)) {
+      assert(Object.hasOwn(tasks, task!), `${name}: deno task ${task}`);
+      count++;
+    }
+  }
+  assertGreater(count, 20);
 });
 
 /** The names that a heading can be linked to by. */
