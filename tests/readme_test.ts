@@ -128,7 +128,9 @@ Deno.test("Links in the documents lead to what is published, and to headings tha
       const link = inline ?? reference!;
       if (/^[a-z]+:/.test(link)) continue;
       const [path, anchor] = link.split("#");
-      const target = path === "" ? name : path!;
+      const target = path === ""
+        ? name
+        : new URL(path!, `file:///${name}`).pathname.slice(1);
       assert(PUBLISHED.includes(target), `${name}: ${link}`);
       if (anchor !== undefined) {
         assert(anchors(documentText(target)).has(anchor), `${name}: ${link}`);
