@@ -47,6 +47,7 @@
  */
 
 import { ignore } from "./_callbacks.ts";
+import { defer } from "./_deferred.ts";
 import {
   idInPayload,
   type Layout,
@@ -777,7 +778,7 @@ export class FrameReader {
     if (this.#pending++ > 0) {
       if (this.#last === undefined) {
         // The source has called back: the read that asks it is no promise yet.
-        const { promise, resolve } = Promise.withResolvers<Next>();
+        const { promise, resolve } = defer<Next>();
         this.#last = promise;
         this.#started = resolve;
       }

@@ -41,6 +41,7 @@
 
 import { bug } from "./_bug.ts";
 import { callDetached, ignore, isThenable } from "./_callbacks.ts";
+import { defer } from "./_deferred.ts";
 import {
   checkFunction,
   choiceOption,
@@ -1090,7 +1091,7 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#closed !== undefined) {
       return Promise.reject(new PoolClosedError());
     }
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const { promise, resolve, reject } = defer<T>();
     const stamped = timeout > 0 || this.#noting;
     const now = stamped ? this.#clock.atMost() : 0;
     const waiter = this.#line.push(resolve, reject, origin, timeout, now);
@@ -1699,7 +1700,7 @@ export class Pool<T> implements AsyncDisposable {
 
   /** Begins to close the pool. Calls back. */
   #shut(): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const { promise, resolve, reject } = defer<void>();
     this.#closed = promise;
     this.#resolveClosed = resolve;
     this.#rejectClosed = reject;
