@@ -20,5 +20,5 @@ const rates = [];
 for (let i = 0; i < 14; i++) { const n0 = n, c0 = cpu(); await new Promise(r => setTimeout(r, 150)); rates.push((cpu() - c0) / (n - n0)); }
 stop = true; await Promise.all(ps);
 rates.sort((a, b) => a - b);
-console.log(which, mode, rates[0]!.toFixed(3), "us cpu per request");
+console.log(n, which, mode, rates[0]!.toFixed(3), "us cpu per request");
 if (Deno.args[2]) { /* let prof flush */ } else Deno.exit();
