@@ -667,7 +667,9 @@ export class FrameEncoder {
     const { slab } = buffer;
     writeHeader(layout, slab, at, payload, body);
     const cut = offset + copied - headerLength - inserted;
-    const first = payload.subarray(offset, cut);
+    // A view costs as much as copying a small payload.
+    const whole = offset === 0 && copied === length;
+    const first = whole ? payload : payload.subarray(offset, cut);
     slab.set(first, at + headerLength + inserted);
     if (idWidth > 0) writeId(layout, slab, at, id);
     if (copied < length) buffer.refer(payload.subarray(cut));

@@ -125,7 +125,7 @@ export interface PoolOptions<T> {
    */
   close?: (resource: T) => unknown;
   /** Tells whether an idle resource lives: `false`, a throw or a rejection means dead. */
-  ping?: (resource: T) => unknown;
+  ping?: (resource: T, idle: number) => unknown;
   /**
    * Readies a resource for its next borrower: called at its put, before it is
    * handed on or kept; may be async. `false`, a throw or a rejection means that it
@@ -509,7 +509,7 @@ export class Pool<T> implements AsyncDisposable {
   // state whole before, and look anew after at whatever it knew.
 
   readonly #close: ((resource: T) => unknown) | undefined;
-  readonly #ping: ((resource: T) => unknown) | undefined;
+  readonly #ping: ((resource: T, idle: number) => unknown) | undefined;
   readonly #reset: ((resource: T) => unknown) | undefined;
   readonly #onError:
     | ((error: unknown, operation: PoolOperation) => void)
@@ -929,6 +929,15 @@ export class Pool<T> implements AsyncDisposable {
       } else break;
     }
     this.#serve();
+  }
+
+  /**
+   * Has a resource pinged before it is lent next, however short a time it has been
+   * idle: for one that may have died. It need not be in the pool any more.
+   */
+  recheck(resource: T): void {
+    const entry = this.#entries.get(resource);
+    if (entry?.state === "idle") entry.checkedAt = -Infinity;
   }
 
   /**
@@ -1493,8 +1502,10 @@ export class Pool<T> implements AsyncDisposable {
     entry.state = "pinging";
     entry.patrolled = patrolled;
     this.#pinging++;
+    const now = this.#timed ? this.#clock.read() : 0;
+    const idle = now - Math.max(entry.since, entry.checkedAt);
     const call = PendingCall.start(
-      () => this.#ping!(entry.value),
+      () => this.#ping!(entry.value, idle),
       this.#pingTimeout,
       {
         done: (answer) =>

@@ -1,0 +1,209 @@
+// A child process that sends: load on the servers, and the clients that are
+// compared. Every count is of answers, of which samples are checked.
+
+import { Client } from "../client.ts";
+import { answer, sleep } from "./child.ts";
+import {
+  ECHO_SERVICE,
+  type Grpc,
+  type GrpcClient,
+  importPeer,
+} from "./peers.ts";
+import { mark } from "./profiler.ts";
+import { check, makeFrames, makePayload, readAll, writeAll } from "./wire.ts";
+
+/** Every so many answers are compared with what was sent. */
+const SAMPLE = 64;
+
+/** Bytes that are sent before any are read; more than the kernel is sure to
+ * hold would wait for a server that waits for us. */
+const MAX_UNREAD = 64 * 1024;
+
+/** What is not counted, in milliseconds: connecting, and the first answers. */
+const RUN_UP = 60;
+
+/** Counts answers for a while. */
+class Meter {
+  stopped = false;
+  count = 0;
+
+  /** Resolves to the answers per second, once `seconds` are over. */
+  async measure(seconds: number): Promise<number> {
+    await sleep(RUN_UP);
+    const start = performance.now();
+    const before = this.count;
+    mark();
+    await sleep(1000 * seconds);
+    const rate = 1000 * (this.count - before) / (performance.now() - start);
+    mark();
+    this.stopped = true;
+    return rate;
+  }
+}
+
+interface FrameLoad {
+  /** Of those that are held, so many are used. */
+  connections: number;
+  /** Frames sent at a time. */
+  batch: number;
+  payload: number;
+  seconds: number;
+}
+
+interface ClientLoad {
+  port: number;
+  callers: number;
+  seconds: number;
+  maxCap: number;
+  pipelining: number;
+  requestTimeout: number;
+}
+
+/** Open connections, each of which has had an answer, and their server. */
+const held: Deno.TcpConn[] = [];
+let heldPort = 0;
+let grpcClient: GrpcClient | undefined;
+
+await answer({
+  /** Keeps so many connections, to one server. */
+  async hold(port: number, count: number): Promise<void> {
+    for (const conn of held.splice(port === heldPort ? count : 0)) conn.close();
+    heldPort = port;
+    const request = makeFrames(makePayload(64), 1);
+    // Few at a time: a full backlog would drop them, for a second each.
+    while (held.length < count) {
+      await repeat(Math.min(100, count - held.length), async () => {
+        const conn = await connect(port);
+        held.push(conn);
+        await writeAll(conn, request);
+        await mustRead(conn, new Uint8Array(request.length));
+      });
+    }
+  },
+
+  /** Frames, a batch at a time on each connection; answers per second. */
+  async frames(load: FrameLoad): Promise<number> {
+    const meter = new Meter();
+    const request = makeFrames(makePayload(load.payload), load.batch);
+    const done = repeat(load.connections, async (index) => {
+      const conn = held[index]!;
+      const buffer = new Uint8Array(request.length);
+      while (!meter.stopped) {
+        if (request.length > MAX_UNREAD) {
+          await Promise.all([writeAll(conn, request), mustRead(conn, buffer)]);
+        } else {
+          await writeAll(conn, request);
+          await mustRead(conn, buffer);
+        }
+        if (meter.count % (SAMPLE * load.batch) === 0) check(buffer, request);
+        meter.count += load.batch;
+      }
+    });
+    return await outcome(meter.measure(load.seconds), done);
+  },
+
+  /** The hand-written client: a connection for each caller. */
+  async raw(load: ClientLoad): Promise<number> {
+    const meter = new Meter();
+    const request = makeFrames(makePayload(64), 1);
+    const done = repeat(load.callers, async () => {
+      using conn = await connect(load.port);
+      const buffer = new Uint8Array(request.length);
+      while (!meter.stopped) {
+        await writeAll(conn, request);
+        await mustRead(conn, buffer);
+        if (meter.count++ % SAMPLE === 0) check(buffer, request);
+      }
+    });
+    return await outcome(meter.measure(load.seconds), done);
+  },
+
+  async wirepool(load: ClientLoad): Promise<number> {
+    const { port, maxCap, pipelining, requestTimeout } = load;
+    const extra = (load as any).extra ?? {};
+    await using client = new Client({
+      port,
+      maxCap,
+      pipelining,
+      requestTimeout,
+      ...extra,
+    });
+    return await measureCalls(load, (payload) => client.send(payload));
+  },
+
+  async fetch(load: ClientLoad): Promise<number> {
+    const url = `http://127.0.0.1:${load.port}/`;
+    return await measureCalls(load, async (body) => {
+      const response = await fetch(url, { method: "POST", body });
+      return await response.bytes();
+    });
+  },
+
+  async grpc(load: ClientLoad): Promise<number | null> {
+    const grpc = await importPeer<Grpc>("grpc");
+    if (grpc === undefined) return null;
+    // Never closed: under Deno 2.9 that ends the server with a failed assertion.
+    const client = grpcClient ??=
+      new (grpc.makeClientConstructor(ECHO_SERVICE, "Echo"))(
+        `127.0.0.1:${load.port}`,
+        grpc.credentials.createInsecure(),
+      );
+    return await measureCalls(
+      load,
+      (payload) =>
+        new Promise((resolve, reject) =>
+          client.echo(
+            payload,
+            (error, answer) => error === null ? resolve(answer) : reject(error),
+          )
+        ),
+    );
+  },
+});
+
+/** Answers per second of callers that each send when they have their answer. */
+async function measureCalls(
+  { callers, seconds }: ClientLoad,
+  send: (payload: Uint8Array<ArrayBuffer>) => Promise<Uint8Array>,
+): Promise<number> {
+  const meter = new Meter();
+  const done = repeat(callers, async (caller) => {
+    const payload = makePayload(64);
+    payload[0] = caller;
+    while (!meter.stopped) {
+      const answer = await send(payload);
+      if (meter.count++ % SAMPLE === 0) check(answer, payload);
+    }
+  });
+  return await outcome(meter.measure(seconds), done);
+}
+
+/** The figure, once the work has ended; a failure of either is one of both. */
+async function outcome(
+  rate: Promise<number>,
+  done: Promise<void>,
+): Promise<number> {
+  await Promise.race([done, rate]);
+  await done;
+  return await rate;
+}
+
+async function repeat(
+  count: number,
+  task: (index: number) => Promise<void>,
+): Promise<void> {
+  await Promise.all(Array.from({ length: count }, (_, i) => task(i)));
+}
+
+async function connect(port: number): Promise<Deno.TcpConn> {
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  conn.setNoDelay();
+  return conn;
+}
+
+async function mustRead(
+  conn: Deno.Conn,
+  buffer: Uint8Array<ArrayBuffer>,
+): Promise<void> {
+  if (!await readAll(conn, buffer)) throw new Error("The server hung up");
+}
