@@ -58,6 +58,10 @@ export interface Layout {
   /** The fewest bytes that a frame takes on the wire: with its header, its id,
    * and all that is to be stripped. */
   readonly minFrameLength: number;
+  /** Whether frames are the default ones: eight bytes, big endian, that count
+   * the payload and are stripped. Their headers are read and written without
+   * loops; what the loops do stays the rule, and a test holds the two together. */
+  readonly simple: boolean;
 }
 
 const DEFAULT_LAYOUT: Layout = complete({}, undefined);
@@ -95,17 +99,18 @@ function complete(options: LayoutOptions, id: IdOptions | undefined): Layout {
     headerLength,
     range(0, highest),
   );
+  const adjustment = integerOption(
+    options,
+    "lengthAdjustment",
+    0,
+    range(lowest, highest),
+  );
   const { idWidth, idAt, inserted } = resolveId(id, width, headerLength);
   return {
     width: width as Layout["width"],
     little: order === "little",
     offset,
-    adjustment: integerOption(
-      options,
-      "lengthAdjustment",
-      0,
-      range(lowest, highest),
-    ),
+    adjustment,
     strip,
     maxLength: integerOption(
       options,
@@ -118,6 +123,8 @@ function complete(options: LayoutOptions, id: IdOptions | undefined): Layout {
     idWidth,
     idAt,
     inserted,
+    simple: width === 8 && order === "big" && offset === 0 &&
+      adjustment === 0 && strip === 8 && idWidth === 0,
     minFrameLength: Math.max(
       headerLength + inserted,
       strip + inserted,
@@ -185,6 +192,32 @@ export function writeLengthField(
   const high = Math.floor(value / 2 ** 32);
   writeUint(frame, at, 4, little, little ? value : high);
   writeUint(frame, at + 4, 4, little, little ? high : value);
+}
+
+/** Reads the length field of a simple layout; -1 where it is one of those that
+ * {@linkcode readLengthField} has to judge, of 4 GiB and more. */
+export function readSimpleLength(chunk: Uint8Array, at: number): number {
+  const high = chunk[at]! | chunk[at + 1]! | chunk[at + 2]! | chunk[at + 3]!;
+  if (high !== 0) return -1;
+  return ((chunk[at + 4]! << 24) | (chunk[at + 5]! << 16) |
+    (chunk[at + 6]! << 8) | chunk[at + 7]!) >>> 0;
+}
+
+/** Writes the length field of a simple layout, of less than 4 GiB. */
+export function writeSimpleLength(
+  frame: Uint8Array,
+  at: number,
+  value: number,
+): void {
+  frame[at] =
+    frame[at + 1] =
+    frame[at + 2] =
+    frame[at + 3] =
+      0;
+  frame[at + 4] = value >>> 24;
+  frame[at + 5] = value >>> 16;
+  frame[at + 6] = value >>> 8;
+  frame[at + 7] = value;
 }
 
 /** Reads an unsigned number of at most four bytes. */

@@ -31,24 +31,49 @@
  * @module
  */
 
+import { callDetached, ignore } from "./_callbacks.ts";
 import {
+  ClientConnection,
+  type ConnectionTerms,
+} from "./_client_connection.ts";
+import { CorrelatedMatching } from "./_client_correlated.ts";
+import { DeadPeers } from "./_client_dead_peers.ts";
+import { OrderedMatching } from "./_client_ordered.ts";
+import { PendingRequest, type RequestKind } from "./_client_request.ts";
+import { SignalGroups } from "./_client_signals.ts";
+import { targetOption } from "./_connect.ts";
+import { captureContext } from "./_context.ts";
+import { correlationOption } from "./_correlation.ts";
+import { type Dialled, Dialler } from "./_dial.ts";
+import { goawayOption } from "./_goaway.ts";
+import {
+  booleanOption,
+  checkObject,
+  durationOption,
+  functionOption,
+  integerOption,
+  objectOption,
+  signalOption,
+} from "./_options.ts";
+import { holdPlace } from "./_pool_held_places.ts";
+import { MAX_DELAY, Sweeper, type Timer } from "./_timers.ts";
+import {
+  type CorrelationOptions,
   FrameDecoder,
   FrameEncoder,
-  FrameError,
   type FrameOptions,
+  type HandshakeConnection,
+  type Transport,
 } from "./codec.ts";
 import {
   Pool,
   PoolClosedError,
+  type PoolCloseReason,
   type PoolHooks,
   type PoolOptions,
   type PoolStats,
   PoolTimeoutError,
 } from "./pool.ts";
-
-/** Bytes of requests that are encoded ahead of a write. What is encoded can
- * no longer be taken back, so it is not more than fills a write. */
-const MAX_BATCH = 64 * 1024;
 
 /** Shortest interval between two sweeps, in milliseconds: two of them are the
  * 50 ms that a timeout may be late. */
@@ -58,28 +83,9 @@ const MIN_SWEEP = 25;
  * keeps the process alive while requests are in flight. */
 const MAX_SWEEP = 1000;
 
-/** Longest payload that an encoder copies; it refers to what is longer. */
-const COPIED = 16 * 1024;
-
-/** How long the response to a request that was given up early is awaited at
- * least, while others share its connection. */
-const GRACE = 1000;
-
-/** How long a lack of idle connections, as after a restart of the server, may
- * last before `minIdle` fills it. */
-const MAX_REFILL_DELAY = 1000;
-
-/** How long the fate of a write under way is awaited once its connection was
- * closed, and the end of a connection on which a write has failed. Both come
- * at once; this is for a transport that errs. */
-const SETTLE_TIMEOUT = 1000;
-
-/** Reads or writes in a row that may move nothing before the transport is
- * taken for broken. */
-const MAX_EMPTY_TRIES = 100;
-
-/** The longest delay that timers can express. */
-const MAX_DELAY = 2 ** 31 - 1;
+/** Longest wait before a dial, while servers say goodbye as soon as they are
+ * connected to, in milliseconds. */
+const MAX_DIAL_DELAY = 1000;
 
 /** TLS options of {@linkcode ClientOptions.tls}. */
 export interface ClientTlsOptions {
@@ -102,10 +108,20 @@ export interface ClientOptions extends FrameOptions {
    * @default {"127.0.0.1"}
    */
   hostname?: string;
-  /** Port of the server, 1 to 65535; required without `path`. */
+  /** Port of the server, 1 to 65535; required without `path` and `connect`. */
   port?: number;
   /** Path of the server's Unix socket, instead of host name and port. */
   path?: string;
+  /**
+   * Makes each connection, instead of host name and port: through a proxy or a
+   * tunnel, to one of several addresses, in memory. With `tls`, TLS is spoken
+   * over what it returns, and `hostname` is the name that the server's
+   * certificate must carry.
+   *
+   * `signal` aborts when `connectTimeout` has passed or the client is closed;
+   * what is returned after that is closed.
+   */
+  connect?: (signal: AbortSignal) => Transport | PromiseLike<Transport>;
   /**
    * Speaks TLS: `true`, or with options of its own.
    *
@@ -113,13 +129,66 @@ export interface ClientOptions extends FrameOptions {
    */
   tls?: boolean | ClientTlsOptions;
   /**
+   * Where the id stands in the frames, if they carry one: then responses may come
+   * in any order. Without it, responses come in the order of requests.
+   */
+  correlation?: CorrelationOptions;
+  /**
+   * A payload that means "nothing you sent behind what I have answered was
+   * handled, and nothing will be", on wires that have agreed on one. What is
+   * unanswered then is sent again on another connection, idempotent or not. With
+   * inserted ids it is built in, and the option is refused.
+   */
+  goaway?: Uint8Array;
+  /**
+   * Speaks on every new connection before its first request, within
+   * `connectTimeout`: authentication, a version, a subscription, a server that
+   * speaks first. What it throws is the `cause` of a {@linkcode ConnectError}.
+   */
+  handshake?: (conn: HandshakeConnection) => unknown;
+  /**
+   * Makes the request that tells whether an idle connection lives: any response
+   * but a goaway says that it does. With `correlation`, a payload whose id is the
+   * protocol's (0, or with the high bit) keeps that id, and the frame with that
+   * id answers it.
+   */
+  ping?: () => Uint8Array;
+  /**
+   * A connection idle for so long is pinged before it is lent, if there is a
+   * `ping`; 0 pings every idle one. Without `ping` it still tells what a request
+   * that timed out in silence says about idle connections.
+   *
+   * @default {15_000}
+   */
+  pingAfterIdle?: number;
+  /**
+   * How long the answer to a ping is awaited; 0 is for ever.
+   *
+   * @default {1_000}
+   */
+  pingTimeout?: number;
+  /**
+   * A connection idle and not pinged for so long is pinged, though nobody asks
+   * for it; 0 is never. Needs `ping`.
+   *
+   * @default {0}
+   */
+  pingInterval?: number;
+  /**
+   * Told of frames that answer nothing, in the order in which they come, also on
+   * idle connections; only with `correlation`. Its promise is not awaited, and
+   * its failure goes to `onError`.
+   */
+  onPush?: (payload: Uint8Array<ArrayBuffer>) => unknown;
+  /**
    * Connections opened at the start; failures go to `onError`.
    *
    * @default {0}
    */
   initialCap?: number;
   /**
-   * Connections kept open and idle, opened within a second of their lack.
+   * Connections kept open and idle: opened at the start, and whenever fewer are
+   * left.
    *
    * @default {0}
    */
@@ -127,7 +196,7 @@ export interface ClientOptions extends FrameOptions {
   /**
    * Most connections open at once.
    *
-   * @default {10}
+   * @default {10, with correlation 1}
    */
   maxCap?: number;
   /**
@@ -164,8 +233,9 @@ export interface ClientOptions extends FrameOptions {
    */
   maxWaiting?: number;
   /**
-   * How long a dial may take: resolving the name, TCP and TLS together; 0 is
-   * for ever.
+   * How long a dial may take: resolving the name, TCP, TLS and `handshake`
+   * together; 0 is for ever. A dial that was given up and cannot be cancelled
+   * keeps its place among `maxCap` until it settles, for as long again at most.
    *
    * @default {3_000}
    */
@@ -179,10 +249,11 @@ export interface ClientOptions extends FrameOptions {
    */
   requestTimeout?: number;
   /**
-   * Most requests in flight on one connection, at least 1. Requests share a
-   * connection only when all `maxCap` are busy.
+   * Most requests in flight on one connection, at least 1, and with `correlation`
+   * at most as many as there are ids. Requests share a connection only when all
+   * `maxCap` are busy.
    *
-   * @default {1}
+   * @default {1, with correlation 128}
    */
   pipelining?: number;
   /**
@@ -261,18 +332,39 @@ export interface SendOptions {
   idempotent?: boolean;
 }
 
-/** A snapshot of a client's figures; totals are since it was made. */
+/** Options of {@linkcode Client.notify}. */
+export interface NotifyOptions {
+  /** Gives the notification up when it aborts. */
+  signal?: AbortSignal;
+  /**
+   * How long it may take, in milliseconds; 0 is for ever.
+   *
+   * @default {requestTimeout}
+   */
+  timeout?: number;
+}
+
+/** A snapshot of a client's figures; totals are since it was made. Every request
+ * is one of `responses`, `notified`, `failures` and `inFlight`. */
 export interface ClientStats {
   /** Figures of the pool of connections. */
   pool: PoolStats;
-  /** Requests accepted. */
+  /** Requests accepted, notifications included. */
   requests: number;
   /** Requests settled with their response. */
   responses: number;
+  /** Notifications that the transport has taken. */
+  notified: number;
   /** Requests settled with an error. */
   failures: number;
-  /** Requests sent a second time. */
+  /** Times a request was sent again. */
   retries: number;
+  /** Goaways that connections have ended with. */
+  goaways: number;
+  /** Frames that answered nothing, and were given to `onPush`. */
+  pushes: number;
+  /** Responses that came after their request was given up. */
+  lateResponses: number;
   /** Requests that have not settled. */
   inFlight: number;
 }
@@ -293,7 +385,7 @@ export class RequestTimeoutError extends Error {
 
   /** Makes the error from the limit in milliseconds. */
   constructor(timeout: number, options?: ErrorOptions) {
-    super(`Request did not settle within ${timeout} ms`, options);
+    super(`PendingRequest did not settle within ${timeout} ms`, options);
     this.name = "RequestTimeoutError";
     this.timeout = timeout;
   }
@@ -315,6 +407,16 @@ export class ConnectionLostError extends Error {
     );
     this.name = "ConnectionLostError";
     this.requestSent = requestSent;
+  }
+}
+
+/** The server says that its handler for this request has failed. The connection
+ * goes on. */
+export class RequestFailedError extends Error {
+  /** Makes the error; `options` may carry a `cause`. */
+  constructor(options?: ErrorOptions) {
+    super("Server could not handle the request", options);
+    this.name = "RequestFailedError";
   }
 }
 
@@ -358,9 +460,10 @@ export class ClientClosedError extends Error {
  * ```
  */
 export class Client implements AsyncDisposable {
-  readonly #pool: Pool<Connection>;
+  readonly #pool: Pool<ClientConnection>;
   readonly #dialler: Dialler;
-  readonly #frame: FrameOptions;
+  /** What all its connections have in common. */
+  readonly #terms: ConnectionTerms;
   /** Judges payloads before anything is done for them. */
   readonly #judge: FrameEncoder;
   readonly #maxCap: number;
@@ -369,11 +472,19 @@ export class Client implements AsyncDisposable {
   readonly #requestTimeout: number;
   readonly #pipelining: number;
   readonly #idempotent: boolean;
+  readonly #ping: (() => PendingRequest) | undefined;
+  readonly #pingTimeout: number;
+  readonly #minIdle: number;
+  readonly #onPush: ((payload: Uint8Array<ArrayBuffer>) => unknown) | undefined;
   readonly #hooks: ClientHooks | undefined;
   readonly #onError: ((error: unknown) => void) | undefined;
+  /** Runs a function in the async context of the constructor's caller. Whatever
+   * may outlive a request is begun there, so that no connection and no timer
+   * keeps the context of a request alive. */
+  readonly #inContext = captureContext();
 
   /** Every connection that stands. */
-  readonly #connections = new Set<Connection>();
+  readonly #connections = new Set<ClientConnection>();
   /** Places taken: the connections, and those being dialled or closed. */
   #places = 0;
   /** Requests in the pool's line, until they go on with what it gave them. */
@@ -381,7 +492,7 @@ export class Client implements AsyncDisposable {
   /** Those of them that are sent again. */
   #resending = 0;
   /** Dials begun, and how many that were when a connection last died with
-   * requests on it. */
+   * requests on it, or said goodbye. */
   #dials = 0;
   #lastLoss = 0;
   /** Requests that have not settled. */
@@ -389,23 +500,31 @@ export class Client implements AsyncDisposable {
   #requests = 0;
   #responses = 0;
   #failures = 0;
+  #notified = 0;
   #retries = 0;
+  #goaways = 0;
+  #pushes = 0;
+  #lateResponses = 0;
+  /** Connections in a row that said goodbye before they gave a response, and
+   * when the next dial may begin: dialling on and on would not help servers to
+   * go. */
+  #goodbyes = 0;
+  #nextDial = 0;
 
-  /** Sweeps over the requests; referenced while there are any. */
-  #timer: Timer | undefined;
-  #interval = MAX_SWEEP;
-  /** When the last sweep came, and whether it was left out. */
-  #ticked = 0;
-  #excused = false;
-  /** Requests that share a signal share a listener. */
-  readonly #signals = new Map<AbortSignal, SignalGroup>();
-  /** Signals whose requests are being given up, one after the other. */
-  #aborting = 0;
+  /** Decides which idle connections are looked at before they are lent. */
+  readonly #deadPeers: DeadPeers;
+  /** Times the requests; its timer is referenced while there are any. */
+  readonly #sweeper: Sweeper;
+  /** Requests on connections that their signals can give up. */
+  readonly #signals: SignalGroups;
 
   #closing: Promise<void> | undefined;
+  /** Connections closed for `maxIdle` when the client was closed: those that
+   * the pool closes for it afterwards go because of the client's close. */
+  #maxIdleClosed: number | undefined;
   /** Set by a forced close: what requests in flight are rejected with. */
   #killed: ClientClosedError | undefined;
-  #settledAll: (() => void) | undefined;
+  #onAllSettled: (() => void) | undefined;
 
   /**
    * Makes a client. Nothing is dialled before it is needed, but for
@@ -416,41 +535,92 @@ export class Client implements AsyncDisposable {
    * of its range.
    */
   constructor(options: ClientOptions) {
-    if (typeof options !== "object" || options === null) {
-      throw new TypeError(
-        `Options must be an object, received ${String(options)}`,
-      );
-    }
-    const { pipelining = 1, idempotent = false, onError, hooks } = options;
-    this.#dialler = new Dialler(options);
-    this.#judge = new FrameEncoder(options);
+    checkObject("Options", options);
+    const correlation = correlationOption(options);
+    this.#judge = new FrameEncoder(options, correlation?.request);
     // Connections to come are to agree with it, whatever becomes of the object.
-    this.#frame = this.#judge.options;
-    checkInteger("pipelining", pipelining, 1, Number.MAX_SAFE_INTEGER);
-    this.#pipelining = pipelining;
-    checkType("idempotent", idempotent, "boolean");
-    this.#idempotent = idempotent;
-    checkType("onError", onError, "function");
-    this.#onError = onError;
-    checkType("hooks", hooks, "object");
-    this.#hooks = hooks;
-    this.#requestTimeout = checkDelay("requestTimeout", options, 30_000);
-    this.#getTimeout = checkDelay("getTimeout", options, 0);
-    this.#maxLifetime = checkDelay("maxLifetime", options, 0);
+    const frame = this.#judge.options;
+    new FrameDecoder(frame, correlation?.response);
+    const goaway = goawayOption(options, frame, correlation);
+    const { handshake, ping, onPush, onError, hooks } = options;
+    this.#dialler = new Dialler(
+      targetOption(options),
+      durationOption(options, "connectTimeout", 3_000),
+      frame,
+      functionOption({ handshake }, "handshake"),
+    );
+    const pipelining = integerOption(
+      options,
+      "pipelining",
+      correlation === undefined ? 1 : 128,
+      { min: 1, max: Number.MAX_SAFE_INTEGER },
+    );
+    const places = this.#pipelining = Math.min(
+      pipelining,
+      correlation?.capacity ?? Infinity,
+    );
+    this.#onPush = functionOption({ onPush }, "onPush");
+    if (onPush !== undefined && correlation === undefined) {
+      throw new TypeError("Option onPush needs correlation");
+    }
+    this.#terms = {
+      frame,
+      requestId: correlation?.request,
+      responseId: correlation?.response,
+      isGoaway: goaway && ((payload) => goaway.is(payload)),
+      traffic: { received: 0 },
+      matching: correlation === undefined
+        ? () => new OrderedMatching()
+        : () =>
+          new CorrelatedMatching(
+            correlation,
+            (payload) => this.#judge.readId(payload),
+            onPush !== undefined,
+            places,
+          ),
+    };
+    this.#idempotent = booleanOption(options, "idempotent", false);
+    this.#onError = functionOption({ onError }, "onError");
+    this.#hooks = objectOption({ hooks }, "hooks");
+    this.#requestTimeout = durationOption(options, "requestTimeout", 30_000);
+    this.#getTimeout = durationOption(options, "getTimeout", 0);
+    this.#maxLifetime = durationOption(options, "maxLifetime", 0);
+    this.#sweeper = new Sweeper(MAX_SWEEP, (now) => this.#sweep(now));
     // Sweeps retire what is never idle, and so never comes by the pool.
     if (this.#maxLifetime > 0) this.#sweepOften(this.#maxLifetime);
-    const observer = hooks?.pool;
-    checkType("hooks.pool", observer, "object");
-    const { opened, closed, waited } = observer ?? {};
-    for (const [name, hook] of Object.entries({ opened, closed, waited })) {
-      checkType(`hooks.pool.${name}`, hook, "function");
-    }
-    const maxCap = this.#maxCap = options.maxCap ?? 10;
-    const poolOptions: PoolOptions<Connection> = {
-      factory: (signal) => this.#dial(signal),
+    this.#signals = new SignalGroups(this.#inContext, (request, reason) => {
+      request.connection?.abandon(request);
+      this.#reject(request, reason);
+    });
+    functionOption({ ping }, "ping");
+    this.#ping = ping && (() => this.#newPing(ping));
+    this.#pingTimeout = durationOption(options, "pingTimeout", 1_000);
+    this.#deadPeers = new DeadPeers(
+      ping !== undefined,
+      durationOption(options, "pingAfterIdle", 15_000),
+    );
+    const pingInterval = durationOption(options, "pingInterval", 0);
+    const observer = objectOption<"hooks.pool", PoolHooks<unknown>>(
+      { "hooks.pool": hooks?.pool },
+      "hooks.pool",
+    );
+    const { opened, closed, waited, acquired, released } = observer ?? {};
+    for (
+      const [name, hook] of Object.entries({
+        opened,
+        closed,
+        waited,
+        acquired,
+        released,
+      })
+    ) functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
+    const maxCap = this.#maxCap = options.maxCap ??
+      (correlation === undefined ? 10 : 1);
+    const poolOptions: PoolOptions<ClientConnection> = {
+      factory: (signal) => this.#inContext(() => this.#dial(signal)),
       close: (connection) => this.#retire(connection),
       maxCap,
-      idleTimeout: checkDelay("idleTimeout", options, 60_000),
+      idleTimeout: durationOption(options, "idleTimeout", 60_000),
       maxLifetime: this.#maxLifetime,
       // A graceful end waits for what is in flight, and has limits of its own.
       releaseTimeout: 0,
@@ -458,24 +628,50 @@ export class Client implements AsyncDisposable {
       onError: (error) => this.#report(error),
       hooks: {
         // Not before the pool has it: it could not be taken out if it ended.
-        opened: (connection, duration) => {
-          connection.read();
-          return opened?.call(observer, connection, duration);
-        },
-        ...(closed && { closed: closed.bind(observer) }),
-        ...(waited && { waited: waited.bind(observer) }),
+        opened: (connection, duration) =>
+          this.#inContext(() => {
+            connection.start();
+            return opened?.call(observer, connection, duration);
+          }),
+        ...(closed && {
+          closed: (connection, reason) =>
+            this.#inContext(() =>
+              closed.call(observer, connection, this.#closeReason(reason))
+            ),
+        }),
+        ...(waited && {
+          waited: (duration) =>
+            this.#inContext(() => waited.call(observer, duration)),
+        }),
+        ...(acquired && {
+          acquired: (connection, waited) =>
+            this.#inContext(() => acquired.call(observer, connection, waited)),
+        }),
+        ...(released && {
+          released: (connection, held) =>
+            this.#inContext(() => released.call(observer, connection, held)),
+        }),
       },
     };
     const { initialCap, minIdle, maxIdle, maxWaiting } = options;
+    this.#minIdle = minIdle ?? 0;
     if (initialCap !== undefined) poolOptions.initialCap = initialCap;
     if (minIdle !== undefined) poolOptions.minIdle = minIdle;
     // As late as any limit here may be: a tenth of it, or 50 ms.
-    const shortest = shorter(poolOptions.idleTimeout!, this.#maxLifetime);
-    const reapInterval = shorter(
-      shortest && Math.max(2 * MIN_SWEEP, shortest / 10),
-      (minIdle ?? 0) > 0 ? MAX_REFILL_DELAY : 0,
-    );
-    if (reapInterval > 0) poolOptions.reapInterval = reapInterval;
+    const shortest = [this.#maxLifetime, pingInterval]
+      .reduce(shorter, poolOptions.idleTimeout!);
+    if (shortest > 0) {
+      poolOptions.reapInterval = Math.max(2 * MIN_SWEEP, shortest / 10);
+    }
+    if (ping !== undefined && pingInterval > 0) {
+      poolOptions.ping = (connection) =>
+        connection.check(this.#ping, this.#pingTimeout);
+      poolOptions.pingInterval = pingInterval;
+      // Those that are lent are looked at by the client, which knows more of them;
+      // and each ping has its own limit.
+      poolOptions.pingAfterIdle = MAX_DELAY;
+      poolOptions.pingTimeout = 0;
+    }
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;
     this.#pool = new Pool(poolOptions);
@@ -503,30 +699,66 @@ export class Client implements AsyncDisposable {
     payload: Uint8Array,
     options?: SendOptions,
   ): Promise<Uint8Array<ArrayBuffer>> {
-    let request: Request;
+    // What a send resolves with is always a response.
+    return this.#submit("send", payload, options) as Promise<
+      Uint8Array<ArrayBuffer>
+    >;
+  }
+
+  /**
+   * Sends a request that gets no response.
+   *
+   * It goes out in order with what else is sent on its connection, and is never
+   * sent again once it was handed over whole. That the transport has taken it
+   * does not say that the server has read it: where that matters, have the server
+   * answer.
+   *
+   * @param payload The request; it must not change before the promise has
+   * settled. With `correlation`, the id that it carries stays as it is.
+   * @param options Limits for this request.
+   * @returns Once the transport has taken the whole frame, so that awaiting it
+   * is back-pressure.
+   * @throws What {@linkcode Client.send} throws.
+   */
+  notify(payload: Uint8Array, options?: NotifyOptions): Promise<void> {
+    return this.#submit("notify", payload, options) as Promise<undefined>;
+  }
+
+  #submit(
+    kind: RequestKind,
+    payload: Uint8Array,
+    options: SendOptions | undefined,
+  ): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    let request: PendingRequest;
     try {
       if (this.#closing !== undefined) {
         throw new ClientClosedError({ cause: this.#killed });
       }
-      request = this.#newRequest(payload, options);
+      request = this.#newRequest(kind, payload, options);
     } catch (error) {
       return Promise.reject(error);
     }
     if (this.#hooks !== undefined) this.#observe(request, this.#hooks);
     this.#requests++;
-    if (this.#inFlight++ === 0) this.#refTimer(true);
+    if (this.#inFlight++ === 0) this.#keepAlive();
     this.#start(request);
     return request.promise;
   }
 
   /** Returns a snapshot of the figures. */
   stats(): ClientStats {
+    const pool = this.#pool.stats();
+    const maxIdleClosed = this.#maxIdleClosed ?? pool.maxIdleClosed;
     return {
-      pool: this.#pool.stats(),
+      pool: { ...pool, maxIdleClosed },
       requests: this.#requests,
       responses: this.#responses,
       failures: this.#failures,
+      notified: this.#notified,
       retries: this.#retries,
+      goaways: this.#goaways,
+      pushes: this.#pushes,
+      lateResponses: this.#lateResponses,
       inFlight: this.#inFlight,
     };
   }
@@ -534,19 +766,26 @@ export class Client implements AsyncDisposable {
   /**
    * Closes the client: new requests are refused; those in flight, in line or
    * sent, get their responses or meet their timeouts; then every connection is
-   * closed.
+   * closed. One that carried notifications which the server may not have read
+   * yet is half-closed first, and read to the server's end, for 10 s at most.
    *
    * @param options `signal`: when it aborts, what is in flight is rejected
    * with {@linkcode ClientClosedError} and everything is closed at once.
    * @returns Once everything is closed; a second call joins the first.
    */
   close(options?: { signal?: AbortSignal }): Promise<void> {
-    const signal = options?.signal;
+    let signal: AbortSignal | undefined;
+    try {
+      if (options !== undefined) checkObject("Options", options);
+      signal = signalOption(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (this.#closing === undefined) {
       // A hook that is told of what is closed may call this again.
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#closing = promise;
-      resolve(this.#close());
+      resolve(this.#inContext(() => this.#close()));
     }
     if (signal !== undefined) {
       const kill = () => this.#kill(signal.reason);
@@ -566,20 +805,32 @@ export class Client implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    // From now on nothing is kept idle, nor opened to be.
+    // From now on nothing is kept idle, nor opened to be; what is in line is
+    // still served, which the pool's own close would reject.
+    this.#maxIdleClosed = this.#pool.stats().maxIdleClosed;
     this.#pool.resize({ maxIdle: 0 });
     if (this.#inFlight > 0) {
-      await new Promise<void>((resolve) => this.#settledAll = resolve);
+      await new Promise<void>((resolve) => this.#onAllSettled = resolve);
     }
+    // What cannot be cancelled may go on: nobody waits for it.
+    this.#dialler.forget();
     await this.#pool.close();
-    clearInterval(this.#timer);
-    this.#timer = undefined;
+    this.#sweeper.stop();
+  }
+
+  /** Why a connection was closed: the pool cannot know that it is being closed,
+   * since it still serves those in line. */
+  #closeReason(reason: PoolCloseReason): PoolCloseReason {
+    return this.#closing !== undefined && reason === "maxIdle"
+      ? "close"
+      : reason;
   }
 
   #kill(cause: unknown): void {
     this.#killed = new ClientClosedError({ cause });
+    this.#dialler.forget();
     // Rejects those in line, and cancels dials.
-    this.#pool.close();
+    this.#inContext(() => this.#pool.close());
     for (const connection of this.#connections) {
       connection.destroy(this.#killed);
     }
@@ -587,55 +838,83 @@ export class Client implements AsyncDisposable {
 
   // Choosing a connection. Nothing here awaits between a check and a change.
 
-  #newRequest(payload: Uint8Array, options?: SendOptions): Request {
+  #newRequest(
+    kind: RequestKind,
+    payload: Uint8Array,
+    options: SendOptions | undefined,
+  ): PendingRequest {
     this.#judge.measure(payload);
     let timeout = this.#requestTimeout;
     let idempotent = this.#idempotent;
     let signal: AbortSignal | undefined;
     if (options !== undefined) {
-      checkType("options", options, "object");
-      timeout = checkDelay("timeout", options, timeout);
-      idempotent = options.idempotent ?? idempotent;
-      checkType("idempotent", idempotent, "boolean");
-      signal = options.signal;
-      checkType("signal", signal, "object");
+      checkObject("Options", options);
+      timeout = durationOption(options, "timeout", timeout);
+      idempotent = booleanOption(options, "idempotent", idempotent);
+      signal = signalOption(options);
       signal?.throwIfAborted();
     }
-    if (timeout > 0 && timeout < 20 * this.#interval) this.#sweepOften(timeout);
-    return new Request(payload, timeout, idempotent, signal);
+    if (timeout > 0 && timeout < 20 * this.#sweeper.interval) {
+      this.#sweepOften(timeout);
+    }
+    return new PendingRequest(kind, payload, timeout, idempotent, signal);
+  }
+
+  #newPing(ping: () => Uint8Array): PendingRequest {
+    try {
+      const payload = ping();
+      this.#judge.measure(payload);
+      return new PendingRequest("ping", payload, 0, false, undefined);
+    } catch (error) {
+      this.#report(error);
+      throw error;
+    }
   }
 
   /** Sends a request on a connection, or puts it in the pool's line. */
-  #start(request: Request): void {
+  #start(request: PendingRequest): void {
     const { signal } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
-    const connection = this.#take(request);
-    if (connection === undefined) this.#wait(request);
-    else this.#dispatch(request, connection);
+    // Those in line come first.
+    if (this.#waiting === 0) {
+      for (let idle; (idle = this.#takeIdle()) !== undefined;) {
+        const look = request.takes(idle)
+          ? this.#deadPeers.look(idle, request)
+          : "close";
+        if (look === "none") return this.#dispatch(request, idle);
+        if (look !== "close") return this.#lookAt(idle, look, request);
+        this.#discard(idle);
+      }
+      if (this.#places >= this.#maxCap) {
+        const shared = this.#leastLoaded(request.lostAt);
+        if (shared !== undefined) return this.#dispatch(request, shared);
+      }
+    }
+    this.#inContext(() => this.#wait(request));
   }
 
-  #take(request: Request): Connection | undefined {
-    // Those in line come first.
-    if (this.#waiting > 0) return undefined;
-    for (let idle; (idle = this.#pool.tryGet()) !== undefined;) {
-      if (request.takes(idle)) return idle;
-      this.#pool.discard(idle);
-    }
-    return this.#places < this.#maxCap
-      ? undefined
-      : this.#leastLoaded(request.lostAt);
+  #takeIdle(): ClientConnection | undefined {
+    // Where another one is opened in its place, that is begun here.
+    return this.#minIdle === 0
+      ? this.#pool.tryGet()
+      : this.#inContext(() => this.#pool.tryGet());
+  }
+
+  #discard(connection: ClientConnection): void {
+    this.#inContext(() => this.#pool.discard(connection));
   }
 
   /** @param after Only of the dials after that one. */
-  #leastLoaded(after: number): Connection | undefined {
+  #leastLoaded(after: number): ClientConnection | undefined {
     if (this.#pipelining === 1) return undefined;
-    let least: Connection | undefined;
+    let least: ClientConnection | undefined;
     let load = this.#pipelining;
     for (const connection of this.#connections) {
       if (connection.dial <= after) continue;
-      // One that is lent with nothing on it has not been written to the end.
-      const { load: its, lent, usable } = connection;
-      if (its > 0 && its < load && lent && usable) {
+      // One that is lent with nothing on it is being looked at, or has not been
+      // written to the end.
+      const { load: its, busy, lent, usable, pinging } = connection;
+      if (its < load && busy && lent && usable && !pinging) {
         least = connection;
         load = its;
       }
@@ -643,14 +922,59 @@ export class Client implements AsyncDisposable {
     return least;
   }
 
-  #dispatch(request: Request, connection: Connection): void {
+  #dispatch(request: PendingRequest, connection: ClientConnection): void {
     connection.lent = true;
-    if (request.signal !== undefined) this.#watch(request, request.signal);
+    if (request.signal !== undefined) {
+      this.#signals.add(request, request.signal);
+    }
     connection.send(request);
   }
 
+  /** Has an idle connection looked at before a request goes out on it. */
+  #lookAt(
+    connection: ClientConnection,
+    look: "turn" | "ping",
+    request: PendingRequest,
+  ): void {
+    // So that its end is noticed, whatever it is looked at for.
+    connection.lent = true;
+    if (request.signal !== undefined) {
+      this.#signals.add(request, request.signal);
+    }
+    this.#inContext(async () => {
+      const start = performance.now();
+      let timer: Timer | undefined;
+      const limit = shorter(this.#getTimeout, request.timeout);
+      if (limit > 0) {
+        timer = setTimeout(() => {
+          const error = new PoolTimeoutError(
+            `No connection within ${limit} ms`,
+            this.#pool.stats(),
+          );
+          this.#reject(request, this.#translate(error, request));
+        }, limit);
+      }
+      const alive = await connection.check(
+        look === "ping" ? this.#ping : undefined,
+        this.#pingTimeout,
+      );
+      clearTimeout(timer);
+      this.#signals.remove(request);
+      if (look === "ping") request.awaitedPing = true;
+      const now = performance.now();
+      const inTime = request.remain(now - start);
+      if (request.limit > 0) request.deadline = now + request.timeout;
+      if (!request.settled && inTime && alive && connection.lent) {
+        return this.#dispatch(request, connection);
+      }
+      if (connection.lent) this.#decline(connection, alive);
+      if (inTime && !request.settled) this.#start(request);
+      else this.#reject(request, new RequestTimeoutError(request.limit));
+    });
+  }
+
   /** Waits in the pool's line. */
-  async #wait(request: Request): Promise<void> {
+  async #wait(request: PendingRequest): Promise<void> {
     const { signal, timeout } = request;
     const start = performance.now();
     const limit = shorter(this.#getTimeout, timeout);
@@ -674,15 +998,16 @@ export class Client implements AsyncDisposable {
       if (taken && inTime && !signal?.aborted) {
         this.#dispatch(request, connection);
       } else {
-        const { stillborn } = connection; // By itself, not by being declined.
+        // By itself, not by being declined.
+        const { stillborn, goneAway } = connection;
         this.#decline(connection, taken);
         if (!inTime) {
           this.#reject(request, new RequestTimeoutError(request.limit));
+        } else if (goneAway) {
+          this.#requestRefused(request);
         } else if (stillborn !== undefined) {
           // A server that closes what it accepts is not to be dialled on and on.
-          const { sent } = request;
-          const error = new ConnectionLostError(sent, stillborn);
-          this.#lost(request, error, false);
+          this.#requestLost(request, stillborn.cause, false);
         } else {
           this.#start(request);
         }
@@ -690,31 +1015,34 @@ export class Client implements AsyncDisposable {
     } catch (error) {
       this.#waiting--;
       this.#resending -= resent;
-      this.#reject(
-        request,
-        signal?.aborted
-          ? signal.reason
-          : error instanceof PoolClosedError
-          ? this.#killed ?? new ClientClosedError({ cause: error })
-          : error instanceof PoolTimeoutError && limit === timeout &&
-              timeout !== this.#getTimeout
-          ? new RequestTimeoutError(request.limit, { cause: error })
-          : error,
-      );
+      this.#reject(request, this.#translate(error, request));
     }
     this.#pump();
+  }
+
+  /** What a request is told that the pool gave no connection. */
+  #translate(error: unknown, request: PendingRequest): unknown {
+    const { signal, timeout, limit } = request;
+    if (signal?.aborted) return signal.reason;
+    if (error instanceof PoolClosedError) {
+      return this.#killed ?? new ClientClosedError({ cause: error });
+    }
+    // Whose limit was the shorter one: the request's, or that of the line?
+    const own = timeout > 0 &&
+      (this.#getTimeout === 0 || timeout < this.#getTimeout);
+    if (error instanceof PoolTimeoutError && own) {
+      return new RequestTimeoutError(limit, { cause: error });
+    }
+    return error;
   }
 
   /** Gives back what the pool gave in vain: the request was given up while it
    * changed hands, or the connection died or is not for this request. The last
    * is closed, to make room for a new one: given back, it would come again. */
-  #decline(connection: Connection, good: boolean): void {
-    if (good) {
-      connection.lent = true;
-      this.#release(connection);
-    } else {
-      this.#pool.discard(connection);
-    }
+  #decline(connection: ClientConnection, good: boolean): void {
+    connection.lent = good;
+    if (good) this.#release(connection);
+    else this.#pool.discard(connection);
   }
 
   /** Lends shared connections with room to those in line for whom nothing is
@@ -732,34 +1060,29 @@ export class Client implements AsyncDisposable {
   }
 
   /** A connection has room for one more request, or for none ever. */
-  #release(connection: Connection): void {
-    if (connection.load === 0 && connection.lent) {
+  #release(connection: ClientConnection): void {
+    if (!connection.busy && connection.lent) {
       connection.lent = false;
+      connection.idleSince = performance.now();
+      connection.idleSinceWall = Date.now();
       this.#pool.put(connection);
     } else {
       this.#pump();
     }
   }
 
-  async #dial(signal: AbortSignal): Promise<Connection> {
+  async #dial(signal: AbortSignal): Promise<ClientConnection> {
     this.#places++;
     const number = ++this.#dials;
     const hooks = this.#hooks?.dial === undefined ? undefined : this.#hooks;
     const start = hooks === undefined ? 0 : performance.now();
     try {
-      const conn = await this.#dialler.dial(signal);
-      const connection = new Connection(conn, this.#frame, number, {
-        exact: !this.#dialler.secure,
-        // Only a busy connection needs to be told its time: an idle one is
-        // the pool's.
-        expiresAt: this.#maxLifetime === 0
-          ? Infinity
-          : performance.now() + this.#maxLifetime,
-        respond: (request, response) => this.#resolve(request, response),
-        lost: (request, error, resend) => this.#lost(request, error, resend),
-        release: (connection) => this.#release(connection),
-        died: (connection) => this.#died(connection),
-      });
+      const delay = this.#nextDial === 0
+        ? 0
+        : this.#nextDial - performance.now();
+      if (delay > 0) await pause(delay, signal);
+      const { transport, readBefore } = await this.#connect(signal);
+      const connection = this.#newConnection(transport, readBefore, number);
       this.#connections.add(connection);
       this.#tell(() => hooks?.dial?.({ duration: performance.now() - start }));
       return connection;
@@ -772,9 +1095,57 @@ export class Client implements AsyncDisposable {
     }
   }
 
+  #newConnection(
+    transport: Transport,
+    readBefore: Dialled["readBefore"],
+    number: number,
+  ): ClientConnection {
+    return new ClientConnection(transport, readBefore, this.#terms, number, {
+      exact: this.#dialler.takesAllOrNothing(transport),
+      // Only a busy connection needs to be told its time: an idle one is
+      // the pool's.
+      expiresAt: this.#maxLifetime === 0
+        ? Infinity
+        : performance.now() + this.#maxLifetime,
+      respond: (request, response) => this.#resolve(request, response),
+      taken: (request) => this.#resolve(request, undefined),
+      handlerFailed: (request) =>
+        this.#reject(request, new RequestFailedError()),
+      pushed: (frame) => {
+        this.#pushes++;
+        this.#tell(() => this.#onPush?.(frame));
+      },
+      late: () => this.#lateResponses++,
+      requestLost: (request, cause, resend) =>
+        this.#requestLost(request, cause, resend),
+      requestRefused: (request) => this.#requestRefused(request),
+      fellSilent: (silence) =>
+        this.#deadPeers.castDoubt(
+          silence,
+          this.#terms.traffic.received,
+          this.#connections,
+        ),
+      release: (connection) => this.#release(connection),
+      connectionClosed: (connection) => this.#connectionClosed(connection),
+    });
+  }
+
+  async #connect(signal: AbortSignal): Promise<Dialled> {
+    let settled: Promise<void> | undefined;
+    try {
+      return await this.#dialler.dial(signal, (promise) => settled = promise);
+    } catch (cause) {
+      const { destination } = this.#dialler;
+      const error = new ConnectError(`Cannot connect to ${destination}`, {
+        cause,
+      });
+      throw settled === undefined ? error : holdPlace(error, settled);
+    }
+  }
+
   /** Closes a connection for the pool; at once if nothing is in flight, so that
    * its place is free for whoever comes next. */
-  #retire(connection: Connection): Promise<void> | void {
+  #retire(connection: ClientConnection): Promise<void> | void {
     const ended = () => {
       this.#connections.delete(connection);
       this.#places--;
@@ -783,12 +1154,15 @@ export class Client implements AsyncDisposable {
     if (ending !== undefined) return ending.then(ended);
     // Those in line may be about to give up for the same signal: nothing is to
     // be dialled for them.
-    return this.#aborting > 0 ? Promise.resolve().then(ended) : ended();
+    return this.#signals.aborting ? Promise.resolve().then(ended) : ended();
   }
 
-  #died(connection: Connection): void {
+  #connectionClosed(connection: ClientConnection): void {
     // Before a dial begins for the first of the requests on it.
-    if (connection.load > 0) this.#lastLoss = this.#dials;
+    if (connection.load > 0 || connection.goneAway) {
+      this.#lastLoss = this.#dials;
+    }
+    if (connection.goneAway) this.#noteGoodbye(connection);
     if (connection.lent) {
       connection.lent = false;
       this.#pool.discard(connection);
@@ -798,129 +1172,102 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  #lost(request: Request, error: ConnectionLostError, resend: boolean): void {
+  /** A request was lost with its connection: it is sent again or fails. */
+  #requestLost(
+    request: PendingRequest,
+    cause: unknown,
+    resend: boolean,
+  ): void {
     if (this.#killed !== undefined) return this.#reject(request, this.#killed);
-    const { signal } = request;
+    const { signal, sent } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
-    if (!resend || request.lostAt > 0) return this.#reject(request, error);
-    request.lostAt = this.#lastLoss;
-    this.#retries++;
-    this.#unwatch(request);
-    if (request.limit > 0) {
-      const now = performance.now();
-      if (request.deadline === 0) request.deadline = now + request.timeout;
-      else request.timeout = Math.max(1, request.deadline - now);
+    if (!resend || request.resent) {
+      return this.#reject(request, new ConnectionLostError(sent, { cause }));
     }
+    request.resent = true;
+    this.#sendAgain(request);
+  }
+
+  /** The server has said goodbye, and vouches that it has not handled a request
+   * nor will. */
+  #requestRefused(request: PendingRequest): void {
+    if (this.#killed !== undefined) return this.#reject(request, this.#killed);
+    this.#sendAgain(request);
+  }
+
+  #sendAgain(request: PendingRequest): void {
+    this.#retries++;
+    this.#signals.remove(request);
+    request.renew(this.#lastLoss);
     this.#start(request);
+  }
+
+  #noteGoodbye({ stillborn }: ClientConnection): void {
+    this.#goaways++;
+    this.#goodbyes = stillborn === undefined ? 0 : this.#goodbyes + 1;
+    if (this.#goodbyes < 2) return;
+    this.#nextDial = performance.now() +
+      Math.min(2 ** this.#goodbyes, MAX_DIAL_DELAY);
   }
 
   // Settling.
 
-  #resolve(request: Request, response: Uint8Array<ArrayBuffer>): void {
+  #resolve(
+    request: PendingRequest,
+    response: Uint8Array<ArrayBuffer> | undefined,
+  ): void {
     request.settled = true;
-    this.#responses++;
+    if (response === undefined) this.#notified++;
+    else this.#responses++;
     request.resolve(response);
-    request.observer?.(response.length, undefined);
-    this.#settled(request);
+    request.observer?.(response?.length ?? 0, undefined);
+    this.#finish(request);
   }
 
-  #reject(request: Request, error: unknown): void {
+  #reject(request: PendingRequest, error: unknown): void {
     // A hook may have aborted what has settled, or is about to.
     if (request.settled) return;
     request.settled = true;
     this.#failures++;
     request.reject(error);
     request.observer?.(0, { error });
-    this.#settled(request);
+    this.#finish(request);
   }
 
-  #settled(request: Request): void {
-    this.#unwatch(request);
+  #finish(request: PendingRequest): void {
+    this.#signals.remove(request);
     if (--this.#inFlight === 0) {
-      this.#refTimer(false);
-      this.#settledAll?.();
-    }
-  }
-
-  #watch(request: Request, signal: AbortSignal): void {
-    let group = this.#signals.get(signal);
-    if (group === undefined) {
-      const requests = new Set<Request>();
-      const listener = () => {
-        this.#aborting++;
-        for (const request of requests) {
-          request.connection?.abandon(request);
-          this.#reject(request, signal.reason);
-        }
-        this.#aborting--;
-      };
-      group = { requests, listener };
-      this.#signals.set(signal, group);
-      signal.addEventListener("abort", listener);
-    }
-    group.requests.add(request);
-  }
-
-  #unwatch(request: Request): void {
-    const { signal } = request;
-    if (signal === undefined) return;
-    const group = this.#signals.get(signal);
-    if (group === undefined) return;
-    group.requests.delete(request);
-    if (group.requests.size === 0) {
-      this.#signals.delete(signal);
-      signal.removeEventListener("abort", group.listener);
+      this.#sweeper.unref();
+      this.#onAllSettled?.();
     }
   }
 
   // Sweeping.
 
-  #refTimer(ref: boolean): void {
-    if (ref) {
-      if (this.#timer === undefined) {
-        this.#ticked = performance.now();
-        this.#startTimer();
-      } else Deno.refTimer(this.#timer);
-    } else if (this.#timer !== undefined) {
-      Deno.unrefTimer(this.#timer);
-    }
-  }
-
-  #startTimer(): void {
-    this.#timer = setInterval(() => {
-      if (this.#inFlight > 0) return this.#tick(this.#interval);
-      clearInterval(this.#timer);
-      this.#timer = undefined;
-    }, this.#interval);
+  /** A request is in flight: sweeps time it, and their timer keeps the process
+   * alive. */
+  #keepAlive(): void {
+    if (this.#sweeper.running) this.#sweeper.ref();
+    else this.#inContext(() => this.#sweeper.start());
   }
 
   /** Has sweeps come often enough for a timeout to be late by 10 % or 50 ms
    * at most. */
   #sweepOften(timeout: number): void {
-    const interval = Math.max(MIN_SWEEP, timeout / 20);
-    if (interval >= this.#interval) return;
-    // In halves, and with a sweep between: timeouts that are each a little
-    // shorter than the last one must not put it off again and again.
-    const before = this.#interval;
-    while (this.#interval > interval) {
-      this.#interval = Math.max(MIN_SWEEP, this.#interval / 2);
+    // In halves, so that timeouts that are each a little shorter than the last
+    // one do not start the timer anew again and again.
+    let { interval } = this.#sweeper;
+    while (interval > Math.max(MIN_SWEEP, timeout / 20)) {
+      interval = Math.max(MIN_SWEEP, interval / 2);
     }
-    if (this.#timer === undefined) return;
-    clearInterval(this.#timer);
-    this.#startTimer();
-    this.#tick(before);
-  }
-
-  /** Sweeps, unless it comes late itself: then the thread was busy, and what
-   * has come meanwhile may not have been read yet. */
-  #tick(interval: number): void {
-    const now = performance.now();
-    this.#excused = !this.#excused && now - this.#ticked > 2 * interval;
-    this.#ticked = now;
-    if (!this.#excused) this.#sweep(now);
+    if (interval === this.#sweeper.interval) return;
+    this.#inContext(() => this.#sweeper.quicken(interval));
   }
 
   #sweep(now: number): void {
+    // The timer outlives the last request by a look, since the next one often
+    // comes soon, and starting a timer costs as much as a request.
+    if (this.#inFlight === 0) return this.#sweeper.stop();
     for (const connection of this.#connections) {
       for (const request of connection.expired(now)) {
         this.#reject(request, new RequestTimeoutError(request.limit));
@@ -930,657 +1277,45 @@ export class Client implements AsyncDisposable {
 
   // Observing.
 
-  #observe(request: Request, hooks: ClientHooks): void {
+  #observe(request: PendingRequest, hooks: ClientHooks): void {
     const requestBytes = request.payload.length;
     if (hooks.send !== undefined) this.#tell(() => hooks.send?.(requestBytes));
     if (hooks.settle === undefined) return;
     const start = performance.now();
+    const inContext = captureContext();
     request.observer = (responseBytes, failure) => {
       const duration = performance.now() - start;
       const summary = { duration, requestBytes, responseBytes, ...failure };
-      this.#tell(() => hooks.settle?.(summary));
+      this.#tell(() => inContext(() => hooks.settle?.(summary)));
     };
   }
 
   #tell(hook: () => unknown): void {
-    try {
-      const result = hook();
-      if (result instanceof Promise) {
-        result.catch((error) => this.#report(error));
-      }
-    } catch (error) {
-      this.#report(error);
-    }
+    callDetached(hook, (error) => this.#report(error));
   }
 
   #report(error: unknown): void {
-    try {
-      const onError = this.#onError;
-      const result: unknown = onError?.(error);
-      if (result instanceof Promise) result.catch(() => {});
-    } catch {
-      // There is nobody left to tell.
-    }
+    // Nobody is left to be told that the one who is told has failed.
+    callDetached(() => this.#onError?.(error), ignore);
   }
 }
 
-type Timer = ReturnType<typeof setInterval>;
-
-interface SignalGroup {
-  readonly requests: Set<Request>;
-  readonly listener: () => void;
-}
-
-/** A request, from its `send` until it has settled and left its connection. */
-class Request {
-  readonly promise: Promise<Uint8Array<ArrayBuffer>>;
-  resolve!: (response: Uint8Array<ArrayBuffer>) => void;
-  reject!: (reason: unknown) => void;
-  observer:
-    | ((responseBytes: number, failure: { error: unknown } | undefined) => void)
-    | undefined;
-  settled = false;
-  /** Dials begun when its connection died, if it is sent again; else 0. It
-   * goes out on a connection of a later one: a server that goes ends all its
-   * connections, and the end of the others may not have been read yet. */
-  lostAt = 0;
-
-  /** Milliseconds that it was given, and what is left of them when it is
-   * sent; 0 is for ever. */
-  readonly limit: number;
-  timeout: number;
-  /** When it times out; 0 until that is known. As a rule a sweep sets it when
-   * it first sees the request, so that a request reads no clock. */
-  deadline = 0;
-
-  /** The connection that it is on, and its neighbours in one of its queues. */
-  connection: Connection | undefined;
-  previous: Request | undefined;
-  next: Request | undefined;
-  /** Where its frame begins and ends in the connection's stream of requests;
-   * -1 while it is unsent. */
-  start = -1;
-  end = -1;
-  /** It was handed over whole, on this connection or on an earlier one. */
-  sent = false;
-
-  constructor(
-    readonly payload: Uint8Array,
-    timeout: number,
-    readonly idempotent: boolean,
-    readonly signal: AbortSignal | undefined,
-  ) {
-    this.limit = this.timeout = timeout;
-    this.promise = new Promise((resolve, reject) => {
-      this.resolve = resolve;
-      this.reject = reject;
-    });
-  }
-
-  /** Whether it can go out on this connection. */
-  takes(connection: Connection): boolean {
-    return connection.usable && connection.dial > this.lostAt;
-  }
-
-  /** Counts time that was spent before sending; false if none is left. */
-  remain(spent: number): boolean {
-    if (this.limit === 0) return true;
-    this.timeout -= spent;
-    if (this.timeout > 0) return true;
-    this.timeout = 1;
-    return false;
-  }
-}
-
-/** Requests in order; taking one out of the middle costs the same. */
-class Queue {
-  first: Request | undefined;
-  #last: Request | undefined;
-
-  push(request: Request): void {
-    request.previous = this.#last;
-    request.next = undefined;
-    if (this.#last === undefined) this.first = request;
-    else this.#last.next = request;
-    this.#last = request;
-  }
-
-  remove(request: Request): void {
-    const { previous, next } = request;
-    if (previous === undefined) this.first = next;
-    else previous.next = next;
-    if (next === undefined) this.#last = previous;
-    else next.previous = previous;
-    request.previous = request.next = undefined;
-  }
-}
-
-/** What a connection tells its owner. */
-interface Owner {
-  /** Whether a write that fails has taken nothing: over TLS, what it was given
-   * may go out all the same. */
-  readonly exact: boolean;
-  /** When the connection takes no more requests. */
-  readonly expiresAt: number;
-  /** A request has its response. */
-  respond(request: Request, response: Uint8Array<ArrayBuffer>): void;
-  /** A request was lost with the connection; it may be sent again or not. */
-  lost(request: Request, error: ConnectionLostError, resend: boolean): void;
-  /** The connection has room for a request more than before. */
-  release(connection: Connection): void;
-  /** The connection is of no more use. */
-  died(connection: Connection): void;
-}
-
-/**
- * A connection that pipelines in order.
- *
- * ```text
- *            encoded for a write          response read
- *   unsent -----------------------> sent ---------------> settled
- *     |                               |
- *     | abandoned: taken out          | abandoned: keeps its place, and its
- *     v                               v response is dropped; when nobody else
- *                                       waits, the connection is closed
- * ```
- */
-class Connection {
-  /** Which of the client's dials made it, in the order they began. */
-  readonly dial: number;
-  readonly #conn: Deno.Conn;
-  readonly #owner: Owner;
-  readonly #decoder: FrameDecoder;
-  readonly #encoder: FrameEncoder;
-  readonly #unsent = new Queue();
-  readonly #sent = new Queue();
-
-  /** Requests on it, the abandoned that keep their place included. */
-  load = 0;
-  /** Requests on it that are still waited for. */
-  #live = 0;
-  /** The client holds it, rather than the pool or a request in line. */
-  lent = false;
-  /** It takes requests. */
-  usable = true;
-  #dead = false;
-  /** Why it died, if it did before it had given a response. */
-  stillborn: ErrorOptions | undefined;
-  /** It has given a response: a loss after that may be the server's closing
-   * an idle connection. */
-  #reused = false;
-
-  #flushing = false;
-  /** Bytes of the stream of requests that were encoded, given to a write that
-   * may be under way, and taken by writes. */
-  #encoded = 0;
-  #offered = 0;
-  #written = 0;
-  /** Set while the loss waits for a write under way to settle. */
-  #losing: (() => void) | undefined;
-  #ended: (() => void) | undefined;
-  /** Nothing more can be sent, and the reader has so long to meet the end. */
-  #writeFailed = false;
-  #timer: Timer | undefined;
-
-  constructor(
-    conn: Deno.Conn,
-    frame: FrameOptions,
-    dial: number,
-    owner: Owner,
-  ) {
-    this.dial = dial;
-    this.#conn = conn;
-    this.#owner = owner;
-    this.#decoder = new FrameDecoder(frame);
-    this.#encoder = new FrameEncoder(frame);
-    // Requests keep the process alive, through the client's timer.
-    conn.unref();
-  }
-
-  /** Queues a request; those of one turn leave in one write. */
-  send(request: Request): void {
-    request.connection = this;
-    request.start = request.end = -1;
-    this.load++;
-    this.#live++;
-    this.#unsent.push(request);
-    if (!this.#flushing) {
-      this.#flushing = true;
-      // Whatever else this turn sends goes along, and what it aborts does not.
-      queueMicrotask(() => this.#flush());
-    }
-  }
-
-  /** Forgets a request that timed out or was aborted. */
-  abandon(request: Request): void {
-    if (this.#forget(request)) this.#settled();
-    else this.#cut();
-  }
-
-  /** False if the connection cannot go on without the request. */
-  #forget(request: Request): boolean {
-    request.connection = undefined;
-    this.#live--;
-    if (request.end < 0) {
-      this.#unsent.remove(request);
-      this.load--;
-    } else {
-      // Its response may come late. While others share the connection it
-      // keeps its place: for as long again as it was given, or for a second.
-      request.deadline = 0;
-      request.timeout = request.limit && Math.max(request.limit, GRACE);
-      // The bytes of one that is not copied are its owner's again, who may
-      // change them before the rest of them is written.
-      return request.end <= this.#written || request.payload.length <= COPIED;
-    }
-    return true;
-  }
-
-  #cut(): void {
-    this.destroy(new Error("A request was given up as it was written"));
-  }
-
-  /** Abandons the requests that have timed out, and returns them. */
-  expired(now: number): Request[] {
-    const expired: Request[] = [];
-    let overdue = false;
-    for (const queue of [this.#sent, this.#unsent]) {
-      for (let r = queue.first; r !== undefined; r = r.next) {
-        if (r.timeout === 0) continue;
-        if (r.deadline === 0) r.deadline = now + r.timeout;
-        else if (now < r.deadline) continue;
-        else if (r.connection === this) expired.push(r);
-        else overdue = true;
-      }
-    }
-    // All of them first: what is lost with the connection may be sent again.
-    const whole = expired.map((request) => this.#forget(request));
-    if (whole.includes(false)) this.#cut();
-    else if (whole.length > 0) this.#settled();
-    if (overdue) this.destroy(new Error("A response did not come"));
-    if (now >= this.#owner.expiresAt) this.usable = false;
-    return expired;
-  }
-
-  /** Fewer requests are on it than before. */
-  #settled(): void {
-    if (this.#dead) return;
-    if (this.load > 0 && this.#live === 0) {
-      // Nobody is left who waits, and it is not worth being in doubt.
-      this.destroy(new Error("Every request was given up"));
-    } else if (
-      this.load === 0 && (this.#ended !== undefined || this.#writeFailed)
-    ) {
-      this.destroy(undefined);
-    } else if (this.load === 0 && this.#encoded > this.#written) {
-      // Answered before it was taken whole, as far as is known: the write says
-      // so next, or else the server reads no more.
-      this.#timer ??= setTimeout(
-        () => this.destroy(new Error("A request was answered, not taken")),
-        SETTLE_TIMEOUT,
-      );
-    } else {
-      this.#owner.release(this);
-    }
-  }
-
-  /** Reads responses; while the connection is idle, this is how its end is
-   * noticed. */
-  async read(): Promise<void> {
-    try {
-      for (let empty = 0;;) {
-        const n = await this.#conn.read(this.#decoder.space());
-        if (n === null) {
-          throw new Deno.errors.UnexpectedEof("Server closed the connection");
-        }
-        empty = n > 0 ? 0 : empty + 1;
-        if (empty === MAX_EMPTY_TRIES) throw noProgress("reads");
-        this.#decoder.advance(n);
-        const load = this.load;
-        for (
-          let frame = this.#decoder.decode();
-          frame !== null;
-          frame = this.#decoder.decode()
-        ) this.#respond(frame);
-        if (this.load === 0 && this.#decoder.buffered > 0) throw unasked();
-        if (this.load < load) this.#settled();
-      }
-    } catch (error) {
-      this.destroy(error);
-    }
-  }
-
-  #respond(frame: Uint8Array<ArrayBuffer>): void {
-    const request = this.#sent.first;
-    // A response to what was not even offered to a write is none.
-    if (request === undefined || request.end > this.#offered) throw unasked();
-    this.#sent.remove(request);
-    this.load--;
-    this.#reused = true;
-    if (request.connection !== this) return; // Abandoned.
-    request.connection = undefined;
-    this.#live--;
-    this.#owner.respond(request, frame);
-  }
-
-  async #flush(): Promise<void> {
-    try {
-      // While it changes hands, whoever is next in line sends along.
-      while (!this.lent && this.usable && this.load > 0) await null;
-      for (let empty = 0; !this.#dead;) {
-        this.#encode();
-        const chunk = this.#encoder.chunk();
-        if (chunk === null) break;
-        this.#offered = this.#written + chunk.length;
-        const n = await this.#conn.write(chunk);
-        this.#encoder.advance(n);
-        this.#offered = this.#written += n;
-        if (this.#timer !== undefined && this.#written === this.#encoded) {
-          clearTimeout(this.#timer);
-          this.#timer = undefined;
-          this.#settled();
-        }
-        empty = n > 0 ? 0 : empty + 1;
-        if (empty === MAX_EMPTY_TRIES) throw noProgress("writes");
-      }
-      this.#flushing = false;
-    } catch (error) {
-      // What a write refuses, the server cannot have seen.
-      if (this.#owner.exact) this.#offered = this.#written;
-      this.#flushing = false;
-      this.#stopSending(error);
-    }
-    this.#losing?.();
-  }
-
-  /** A write failed. Responses may have arrived before the end that it met:
-   * they are read, until the reader meets the end as well. */
-  #stopSending(error: unknown): void {
-    const request = this.#sent.first;
-    if (request === undefined || request.end > this.#offered) {
-      return this.destroy(error);
-    }
-    if (this.#dead) return;
-    this.usable = false;
-    this.#writeFailed = true;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.destroy(error), SETTLE_TIMEOUT);
-  }
-
-  /** Moves requests to the encoder: as many as fill a write. */
-  #encode(): void {
-    while (this.#encoder.buffered < MAX_BATCH) {
-      const request = this.#unsent.first;
-      if (request === undefined) return;
-      this.#unsent.remove(request);
-      this.#sent.push(request);
-      request.start = this.#encoded;
-      request.end = this.#encoded += this.#encoder.push(request.payload);
-    }
-  }
-
-  /** Closes it once nothing is in flight; the promise, if it is not closed by
-   * then, resolves when it is. */
-  end(): Promise<void> | undefined {
-    this.usable = false;
-    if (this.load === 0) this.destroy(undefined);
-    if (this.#dead) return undefined;
-    return new Promise((resolve) => this.#ended = resolve);
-  }
-
-  /** Closes it now; what is in flight is lost. */
-  destroy(cause: unknown): void {
-    if (this.#dead) return;
-    this.#dead = true;
-    this.usable = false;
-    clearTimeout(this.#timer);
-    if (!this.#reused) this.stillborn = { cause };
-    try {
-      this.#conn.close();
-    } catch {
-      // Closed already, which is what is wanted.
-    }
-    this.#owner.died(this);
-    this.#ended?.();
-    if (this.load > 0 && this.#flushing) {
-      // Closing settles the write under way, and its outcome decides what the
-      // server can have seen.
-      const timer = setTimeout(() => this.#losing?.(), SETTLE_TIMEOUT);
-      this.#losing = () => {
-        clearTimeout(timer);
-        this.#losing = undefined;
-        this.#lose(cause);
-      };
-    } else {
-      this.#lose(cause);
-    }
-  }
-
-  #lose(cause: unknown): void {
-    // Part of a frame is part of the first response.
-    const answered = this.#decoder.buffered > 0 || cause instanceof FrameError
-      ? this.#sent.first
-      : undefined;
-    const requests: Request[] = [];
-    for (const queue of [this.#sent, this.#unsent]) {
-      for (let r = queue.first; r !== undefined; r = r.next) {
-        if (r.connection === this) requests.push(r);
-      }
-      queue.first = undefined;
-    }
-    this.load = 0;
-    for (const request of requests) {
-      request.connection = undefined;
-      const sent = request.end >= 0 && request.end <= this.#offered;
-      const resend = this.#reused &&
-        (!sent || (request.idempotent && request !== answered));
-      request.sent ||= sent;
-      this.#owner.lost(
-        request,
-        new ConnectionLostError(request.sent, { cause }),
-        resend,
-      );
-    }
-  }
-}
-
-/** Dials one address. */
-class Dialler {
-  readonly #address: { hostname: string; port: number } | { path: string };
-  readonly #tls: ClientTlsOptions | undefined;
-  readonly #timeout: number;
-  readonly #noDelay: boolean;
-  readonly #keepAlive: boolean;
-
-  constructor(options: ClientOptions) {
-    const { hostname, port, path, tls, noDelay = true, keepAlive = true } =
-      options;
-    if (path !== undefined) {
-      checkType("path", path, "string");
-      if (hostname !== undefined || port !== undefined || tls) {
-        throw new TypeError(
-          "Option path cannot be used with hostname, port or tls",
-        );
-      }
-      this.#address = { path };
-    } else {
-      checkType("hostname", hostname, "string");
-      checkInteger("port", port, 0, 0xffff);
-      this.#address = { hostname: hostname ?? "127.0.0.1", port: port! };
-    }
-    if (typeof tls !== "boolean") checkType("tls", tls, "object");
-    this.#tls = tls === true ? {} : tls === false ? undefined : tls;
-    if ((this.#tls?.cert === undefined) !== (this.#tls?.key === undefined)) {
-      throw new TypeError("Options tls.cert and tls.key need each other");
-    }
-    this.#timeout = checkDelay("connectTimeout", options, 3_000);
-    checkType("noDelay", noDelay, "boolean");
-    checkType("keepAlive", keepAlive, "boolean");
-    this.#noDelay = noDelay;
-    this.#keepAlive = keepAlive;
-  }
-
-  /** Whether it speaks TLS. */
-  get secure(): boolean {
-    return this.#tls !== undefined;
-  }
-
-  /**
-   * Dials, within the time there is.
-   *
-   * @param signal Gives the dial up when it aborts.
-   */
-  async dial(signal: AbortSignal): Promise<Deno.Conn> {
-    const giveUp = new AbortController();
-    const { promise: givenUp, reject } = Promise.withResolvers<never>();
-    const stop = (reason: unknown) => {
-      giveUp.abort(reason);
-      reject(reason);
-    };
-    const abort = () => stop(signal.reason);
-    const timer = this.#timeout === 0 ? undefined : setTimeout(() => {
-      stop(
-        new Deno.errors.TimedOut(
-          `Dial was not complete within ${this.#timeout} ms`,
-        ),
-      );
-    }, this.#timeout);
-    signal.addEventListener("abort", abort);
-    if (signal.aborted) abort();
-    try {
-      // Not every step of a dial can be cancelled: the race does not depend
-      // on it, and what is left behind cleans up after itself.
-      return await Promise.race([this.#connect(giveUp.signal), givenUp]);
-    } catch (cause) {
-      throw new ConnectError(`Cannot connect to ${this.#describe()}`, {
-        cause,
-      });
-    } finally {
+/** Lets time pass, unless the signal aborts. */
+function pause(delay: number, signal: AbortSignal): Promise<void> {
+  return new Promise<void>((resolve, reject) => {
+    const abort = () => {
       clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
       signal.removeEventListener("abort", abort);
-    }
-  }
-
-  async #connect(signal: AbortSignal): Promise<Deno.Conn> {
-    signal.throwIfAborted();
-    let conn: Deno.Conn;
-    if ("path" in this.#address) {
-      conn = await Deno.connect({ transport: "unix", ...this.#address });
-    } else if (this.#tls?.cert !== undefined && this.#tls.key !== undefined) {
-      const { cert, key } = this.#tls;
-      conn = await Deno.connectTls({
-        ...this.#address,
-        ...this.#tls,
-        cert,
-        key,
-      });
-    } else {
-      const tcp = await Deno.connect({ ...this.#address, signal });
-      conn = tcp;
-      try {
-        if (this.#noDelay) tcp.setNoDelay();
-        if (this.#keepAlive) tcp.setKeepAlive();
-        if (this.#tls !== undefined) {
-          const { hostname } = this.#address;
-          const { caCerts, alpnProtocols } = this.#tls;
-          conn = await Deno.startTls(tcp, {
-            hostname,
-            ...(caCerts === undefined ? {} : { caCerts }),
-            ...(alpnProtocols === undefined ? {} : { alpnProtocols }),
-          });
-        }
-      } catch (error) {
-        conn[Symbol.dispose]();
-        throw error;
-      }
-    }
-    const close = () => conn[Symbol.dispose]();
-    if (signal.aborted) close();
-    signal.throwIfAborted();
-    if (this.#tls !== undefined) {
-      signal.addEventListener("abort", close);
-      try {
-        await (conn as Deno.TlsConn).handshake();
-      } catch (error) {
-        close();
-        throw error;
-      } finally {
-        signal.removeEventListener("abort", close);
-      }
-    }
-    return conn;
-  }
-
-  #describe(): string {
-    if ("path" in this.#address) return this.#address.path;
-    const { hostname, port } = this.#address;
-    return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
-  }
+      resolve();
+    }, delay);
+    signal.addEventListener("abort", abort, { once: true });
+  });
 }
 
 /** The shorter of two delays of which 0 is for ever. */
 function shorter(a: number, b: number): number {
   return a === 0 ? b : b === 0 ? a : Math.min(a, b);
-}
-
-function unasked(): Error {
-  return new Deno.errors.InvalidData(
-    "Server sent what was not asked for",
-  );
-}
-
-function noProgress(what: string): Error {
-  return new Error(
-    `No progress: ${MAX_EMPTY_TRIES} ${what} in a row moved 0 bytes`,
-  );
-}
-
-function checkDelay<K extends string>(
-  name: K,
-  options: { [P in K]?: number },
-  defaultValue: number,
-): number {
-  const { [name]: value = defaultValue } = options;
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Option ${name} must be a number, received ${String(value)}`,
-    );
-  }
-  if (!(value >= 0 && value <= MAX_DELAY)) {
-    throw new RangeError(
-      `Option ${name} must be from 0 to ${MAX_DELAY} ms, received ${value}`,
-    );
-  }
-  return value;
-}
-
-function checkInteger(
-  name: string,
-  value: unknown,
-  min: number,
-  max: number,
-): void {
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Option ${name} must be a number, received ${String(value)}`,
-    );
-  }
-  if (!Number.isInteger(value) || value < min || value > max) {
-    throw new RangeError(
-      `Option ${name} must be an integer from ${min} to ${max}, received ${value}`,
-    );
-  }
-}
-
-function checkType(
-  name: string,
-  value: unknown,
-  type: "boolean" | "function" | "object" | "string",
-): void {
-  if (value === undefined) return;
-  if (typeof value !== type || value === null) {
-    throw new TypeError(
-      `Option ${name} must be a ${type}, received ${String(value)}`,
-    );
-  }
 }

@@ -54,6 +54,7 @@ import { Backoff } from "./_pool_backoff.ts";
 import { PendingCall } from "./_pool_calls.ts";
 import { Clock } from "./_pool_clock.ts";
 import { Entry } from "./_pool_entry.ts";
+import { placeHeldUntil } from "./_pool_held_places.ts";
 import { LeakDetector } from "./_pool_leaks.ts";
 import { BorrowLease, type Ending } from "./_pool_lease.ts";
 import { Line, type Waiter } from "./_pool_line.ts";
@@ -1444,7 +1445,14 @@ export class Pool<T> implements AsyncDisposable {
 
   /** Calls back. */
   #openFailed(error: unknown, { initial }: Opening): void {
-    this.#open--;
+    const held = placeHeldUntil(error);
+    if (held === undefined) this.#open--;
+    else {
+      held.then(() => {
+        this.#open--;
+        this.#placeFreed();
+      });
+    }
     this.#openFailedCount++;
     this.#lastFailure = { error };
     // Each failure costs something, so that none can spin: a waiter who has nothing

@@ -1,7 +1,6 @@
 /**
  * A server of length-prefixed frames over TCP, TLS or Unix sockets: for each
- * frame that comes in, a handler makes the one that goes back, in the order
- * of the requests.
+ * frame that comes in, a handler makes the one that goes back.
  *
  * ```text
  *            one read              whole frames         in request order
@@ -10,6 +9,31 @@
  *     +-------------------------- one write ----------------------+
  * ```
  *
+ * The life of a connection:
+ *
+ * 1. It is accepted, unless {@linkcode ServeOptions.maxConnections} are open.
+ *    The hook {@linkcode ServerHooks.connectionOpen} is told.
+ * 2. The TLS handshake, the PROXY header and
+ *    {@linkcode ConnectionOptions.handshake} follow, as far as they are set, all
+ *    within {@linkcode ConnectionOptions.handshakeTimeout}. What `handshake`
+ *    returns is the {@linkcode HandlerContext.state} of every request; what it
+ *    throws ends the connection.
+ * 3. Frames are read and handled, {@linkcode ConnectionOptions.concurrency} at
+ *    once. Responses leave in the order of the requests, or as they come with
+ *    {@linkcode ConnectionOptions.correlation}. A peer that does not read its
+ *    responses is read no further.
+ * 4. The end begins: the peer ends its stream, the connection was idle for
+ *    {@linkcode ConnectionOptions.idleTimeout}, a handler has failed or calls
+ *    {@linkcode HandlerContext.close}, or the server shuts down. What was taken
+ *    is answered.
+ * 5. The goaway is written, where there is one and it is true. The server ends
+ *    its writing side, and reads and discards until the peer ends its own: a
+ *    reset for a byte that nobody read would destroy responses that are still
+ *    on their way.
+ * 6. It is closed, and {@linkcode ServerHooks.connectionClose} is told why. A
+ *    bad frame, a limit in time or {@linkcode Server.close} may have led here
+ *    from any step; no other connection is touched.
+ *
  * @example Answer every frame
  * ```ts
  * import { serve } from "@wirepool/net/server";
@@ -17,7 +41,7 @@
  * import { assertEquals } from "@std/assert";
  *
  * await using server = serve({ port: 0 }, (payload) => payload.toReversed());
- * const { port } = server.addr as Deno.NetAddr;
+ * const { port } = server.addr;
  *
  * await using client = new Client({ port });
  * const answer = await client.send(new Uint8Array([1, 2, 3]));
@@ -27,45 +51,90 @@
  * @module
  */
 
-import { FrameDecoder, FrameEncoder, type FrameOptions } from "./codec.ts";
+import { Acceptor, type AcceptorOwner } from "./_accept.ts";
+import { callDetached, ignore } from "./_callbacks.ts";
+import { captureContext } from "./_context.ts";
+import { correlationOption } from "./_correlation.ts";
+import { goawayOption } from "./_goaway.ts";
+import { listen, prepare } from "./_listen.ts";
+import {
+  booleanOption,
+  checkFunction,
+  checkObject,
+  durationOption,
+  functionOption,
+  integerOption,
+  objectOption,
+  show,
+  signalOption,
+} from "./_options.ts";
+import {
+  type ConnectionSettings,
+  noResponseError,
+  ServerConnection,
+} from "./_server_connection.ts";
+import { ConnectionSet } from "./_server_connections.ts";
+import { observe, printFailure } from "./_server_hooks.ts";
+import { onAbort } from "./_server_signals.ts";
+import { startTimer } from "./_timers.ts";
+import {
+  type CorrelationOptions,
+  FrameEncoder,
+  type FrameOptions,
+  type HandshakeConnection,
+  type NetAddress,
+  type Transport,
+  type TransportAddress,
+  type UnixAddress,
+} from "./codec.ts";
 
-/** Bytes of responses that may wait to be written before a connection takes
- * no more requests: enough to keep a fast reader busy, and what a slow one
- * can cost. */
-const MAX_OUTGOING = 256 * 1024;
-
-/** Bytes that may be read ahead while handlers are busy. Reading on is how a
- * reset is noticed while they are. */
-const MAX_READ_AHEAD = 64 * 1024;
-
-/** How long a connection that we end waits for the other side to end it too.
- * Closing over unread bytes would reset the connection, and a reset may
- * overtake the responses before it. */
-const LINGER = 500;
-
-/** Turns of the event loop for which a shutdown reads what has arrived. Peers
- * that never stop sending are not waited for. */
+/** Turns of the event loop for which a shutdown accepts and reads what has
+ * arrived. Peers that never stop sending are not waited for. */
 const MAX_DRAIN_TURNS = 50;
 
-/** First and longest pause after an accept that failed for want of resources,
- * in milliseconds: Go's `net/http` uses the same. */
-const MIN_BACKOFF = 5;
-const MAX_BACKOFF = 1000;
+/** Of these, the turns in a row in which nothing may come. A timer may be due
+ * before the reads of its turn: only the second turn without a byte says that
+ * there was none. */
+const QUIET_TURNS = 2;
 
-/** Turns of the microtask queue without a new response before what has been
- * answered is written: handlers that are `async` but wait for nothing settle
- * within so many, and their responses then leave in one write. */
-const FLUSH_PATIENCE = 10;
+/** Handlers at once on one connection, by default, where responses may come in
+ * any order: enough that a few slow ones hold nobody up, and few enough that
+ * one connection cannot keep a process busy. */
+const CORRELATED_CONCURRENCY = 128;
 
-/** Reads, writes or accepts in a row that may come to nothing before a broken
- * transport is taken for what it is. */
-const MAX_EMPTY_TRIES = 100;
-
-/** The longest delay that timers can express. */
-const MAX_DELAY = 2 ** 31 - 1;
-
-/** Where bytes that nobody wants are read to; shared, since nobody looks. */
-const SCRAP: Uint8Array<ArrayBuffer> = new Uint8Array(4096);
+/**
+ * What a {@linkcode Handler} returns so that no response is written: for
+ * requests that the client has sent with `notify`.
+ *
+ * On a wire without ids every request that the client has sent with `send` needs
+ * a response, since it would get the next one's otherwise. There is therefore no
+ * other way to write none: a handler that returns `undefined` or `null` has
+ * failed.
+ *
+ * @example Take notes, and answer questions
+ * ```ts
+ * import { NO_RESPONSE, serve } from "@wirepool/net/server";
+ * import { Client } from "@wirepool/net/client";
+ * import { assertEquals } from "@std/assert";
+ *
+ * let notes = 0;
+ * await using server = serve({}, (payload) => {
+ *   if (payload[0] === 0) {
+ *     notes++;
+ *     return NO_RESPONSE;
+ *   }
+ *   return new Uint8Array([notes]);
+ * });
+ *
+ * await using client = new Client({ port: server.addr.port });
+ * await client.notify(new Uint8Array([0]));
+ * assertEquals(await client.send(new Uint8Array([1])), new Uint8Array([1]));
+ * ```
+ */
+export const NO_RESPONSE: symbol & { readonly description: "NO_RESPONSE" } =
+  // No `unique symbol`: the type of an async function that returns nothing else
+  // would widen to `Promise<symbol>`, and be refused.
+  Symbol("NO_RESPONSE") as symbol & { readonly description: "NO_RESPONSE" };
 
 /**
  * Makes the response to one request.
@@ -73,40 +142,106 @@ const SCRAP: Uint8Array<ArrayBuffer> = new Uint8Array(4096);
  * The payload is a view on memory that is never written again, so it may be
  * kept, and even returned; see `FrameDecoder` for what keeping it keeps alive.
  * What is returned belongs to the server and must not be changed afterwards.
- * With nothing returned, no response is written.
+ *
+ * Whatever is neither a `Uint8Array` nor {@linkcode NO_RESPONSE} is a failure of
+ * the handler, as what it throws is: see {@linkcode ConnectionOptions.onError}.
+ *
+ * @typeParam State What `handshake` returns.
  */
-export type Handler = (
+export type Handler<State = unknown> = (
   payload: Uint8Array<ArrayBuffer>,
-  context: HandlerContext,
-) => Uint8Array | null | void | Promise<Uint8Array | null | void>;
+  context: HandlerContext<State>,
+) =>
+  | Uint8Array
+  | typeof NO_RESPONSE
+  | Promise<Uint8Array | typeof NO_RESPONSE>;
 
-/** What a {@linkcode Handler} knows of its connection. Every request of a
- * connection gets the same object, so it can be the key of a `WeakMap` that
- * holds what belongs to the connection. */
-export interface HandlerContext {
+/** What a {@linkcode Handler} knows of its connection, and asks of it. */
+export interface HandlerContext<State = unknown> {
   /** The other side's address; an unnamed Unix socket's where the transport
    * has none. */
-  readonly remoteAddr: Deno.Addr;
+  readonly remoteAddr: TransportAddress;
   /** This side's address; likewise. */
-  readonly localAddr: Deno.Addr;
+  readonly localAddr: TransportAddress;
   /** Aborts when the connection or the server goes, and as soon as the peer
    * ends its stream, behind which nothing tells one that has gone from one that
    * has only closed its writing side. Who returns a response all the same has
    * it written, to whoever is left to read it. */
   readonly signal: AbortSignal;
+  /** What {@linkcode ConnectionOptions.handshake} has returned: what belongs to
+   * the connection goes here. `undefined` without a handshake. */
+  readonly state: State;
+  /**
+   * Writes a frame that answers nothing, such as an event that the peer has
+   * subscribed to. With {@linkcode ConnectionOptions.correlation} only.
+   *
+   * Where ids are inserted, its id is 0; elsewhere the payload carries one of
+   * its own, 0 or with the high bit set. The payload belongs to the server and
+   * must not be changed before the promise has settled.
+   *
+   * @returns Once the transport has taken it, so that awaiting it is
+   * back-pressure. It rejects once the connection ends, and at once while 256
+   * KiB of pushes are not written yet. A rejection that nobody handles is not
+   * reported.
+   */
+  push(payload: Uint8Array): Promise<void>;
+  /** Ends the connection gracefully: it takes no more requests, and what was
+   * taken is answered, this request included. */
+  close(): void;
 }
 
 /** Options of {@linkcode serveConnection}, and those of {@linkcode serve}
  * that concern one connection. Durations are in milliseconds, up to
  * 2147483647. */
-export interface ConnectionOptions extends FrameOptions {
+export interface ConnectionOptions<State = unknown> extends FrameOptions {
   /**
-   * Handlers at once on one connection, at least 1; responses keep the
-   * requests' order.
+   * Where frames carry an id that tells which response belongs to which
+   * request. Responses then leave as their handlers settle, in any order.
    *
-   * @default {1}
+   * Where neither offset is given, ids are inserted, and a handler's failure is
+   * told to its own request alone. Elsewhere the connection ends for it, since
+   * the library knows no error of that protocol.
+   *
+   * @default {undefined} Frames carry no ids: responses keep the requests'
+   * order.
+   */
+  correlation?: CorrelationOptions;
+  /**
+   * The payload that tells the client that nothing behind what was answered was
+   * handled, or will be; the same on both sides. It is written when the server
+   * ends a connection of its own accord: by `shutdown`, `context.close()` or
+   * `idleTimeout`. Not with inserted ids, which have a goaway of their own.
+   *
+   * A handler's response must not be equal to it.
+   *
+   * @default {undefined} The end of the stream says nothing of requests that
+   * are on their way.
+   */
+  goaway?: Uint8Array;
+  /**
+   * Handlers at once on one connection, at least 1. More than one of them makes
+   * sense where they wait for something; what has to be handled in order needs
+   * 1.
+   *
+   * @default {1} 128 with `correlation`.
    */
   concurrency?: number;
+  /**
+   * Runs on each new connection before its first request, for greetings,
+   * versions and authentication. It reads and writes frames without ids. What it
+   * returns is {@linkcode HandlerContext.state}; what it throws refuses the
+   * connection, which ends once what was written has left.
+   *
+   * @default {undefined} The first frame is a request.
+   */
+  handshake?: (conn: HandshakeConnection) => State | Promise<State>;
+  /**
+   * How long the TLS handshake, the PROXY header and `handshake` may take
+   * together; 0 is for ever.
+   *
+   * @default {10_000}
+   */
+  handshakeTimeout?: number;
   /**
    * How long a connection may be silent between frames; 0 is for ever.
    *
@@ -125,39 +260,90 @@ export interface ConnectionOptions extends FrameOptions {
    * @default {30_000}
    */
   writeTimeout?: number;
+  /**
+   * How long {@linkcode Server.shutdown} waits before it forces, and how long a
+   * connection that was told goodbye by a goaway waits for the peer's end; 0 is
+   * for ever, but for the latter outside a shutdown.
+   *
+   * @default {10_000}
+   */
+  shutdownTimeout?: number;
   /** Ends everything at once when it aborts, as {@linkcode Server.close}
    * does. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
   /**
-   * Told of what went wrong: a handler that threw, a frame that could not be
-   * read, a timeout within one, of a write or of a handshake, an accept that
-   * failed for want of resources (which has no context). A peer that
-   * disconnects is no error, nor is the end of an idle connection.
+   * Told of what went wrong: a handler that failed, a hook that threw, a
+   * handshake that failed, a frame that could not be read, a timeout within
+   * one, of a write or of a handshake, an accept that failed for want of
+   * resources (which has no context). A peer that disconnects is no error, nor
+   * is the end of an idle connection.
    *
    * For a handler's error it may return bytes (or a promise of them): they
    * are the response, and the connection lives. Otherwise the connection is
-   * closed after the responses before it.
+   * closed after the responses before it; with inserted ids the failure is told
+   * to its request alone.
    *
-   * @default {undefined} Errors close their connection and are counted.
+   * @default {undefined} Failures of handlers and hooks are printed with
+   * `console.error`; what a peer can provoke is counted, and never printed.
    */
-  onError?: (error: unknown, context: HandlerContext | undefined) => unknown;
-  /** Observers of requests; they cost nothing where they are not set. */
-  hooks?: ServerHooks;
+  onError?: (
+    error: unknown,
+    context: HandlerContext<State> | undefined,
+  ) => unknown;
+  /** Observers of connections and requests; they cost nothing where they are not
+   * set. */
+  hooks?: ServerHooks<State>;
 }
 
 /** Observers for metrics and traces. One that throws is reported to `onError`
  * and changes nothing. */
-export interface ServerHooks {
+export interface ServerHooks<State = unknown> {
+  /** A connection has come; its handshake, which makes `context.state`, is yet
+   * to come. Told once for each connection. */
+  connectionOpen?(context: HandlerContext<State>): void;
+  /** A connection has ended. Told once for each that `connectionOpen` was told
+   * of, whatever happens. */
+  connectionClose?(context: HandlerContext<State>, reason: CloseReason): void;
   /** A request of so many bytes is about to be handled. */
-  requestStart?(context: HandlerContext, requestBytes: number): void;
+  requestStart?(context: HandlerContext<State>, requestBytes: number): void;
   /** A handler has settled. */
-  requestEnd?(request: RequestSummary): void;
+  requestEnd?(request: RequestSummary<State>): void;
 }
 
+/**
+ * Why a connection has ended: what began its end, or else what cut it.
+ *
+ * | reason | what happened |
+ * |---|---|
+ * | `"end"` | the peer ended its stream, and what it had asked was answered |
+ * | `"lost"` | the peer has gone, or the network between |
+ * | `"close"` | `context.close()` |
+ * | `"idle"` | no frame for `idleTimeout` |
+ * | `"shutdown"` | `Server.shutdown()` |
+ * | `"forced"` | `Server.close()`, a signal, or the limit of a shutdown cut it |
+ * | `"handshake"` | the handshake failed, refused it or took too long |
+ * | `"frame"` | the peer sent what is no frame |
+ * | `"handler"` | a handler failed |
+ * | `"timeout"` | a frame or a write took too long |
+ * | `"error"` | the transport failed in another way |
+ */
+export type CloseReason =
+  | "end"
+  | "lost"
+  | "close"
+  | "idle"
+  | "shutdown"
+  | "forced"
+  | "handshake"
+  | "frame"
+  | "handler"
+  | "timeout"
+  | "error";
+
 /** What {@linkcode ServerHooks.requestEnd} is told. */
-export interface RequestSummary {
+export interface RequestSummary<State = unknown> {
   /** The connection's context. */
-  readonly context: HandlerContext;
+  readonly context: HandlerContext<State>;
   /** Milliseconds that the handler took. */
   readonly duration: number;
   /** Length of the request's payload in bytes. */
@@ -168,8 +354,27 @@ export interface RequestSummary {
   readonly error?: unknown;
 }
 
+/** Where {@linkcode serve} can take its connections from: `Deno.Listener` is
+ * one. */
+export interface TransportListener<
+  Addr extends TransportAddress = TransportAddress,
+> {
+  /** Resolves to the next connection. A rejection that is no want of resources
+   * is taken for one connection's. */
+  accept(): Promise<Transport>;
+  /** Accepts no more; an `accept` under way then rejects. */
+  close(): void;
+  /** Has the listener keep the process alive, where it can. */
+  ref?(): void;
+  /** Lets the process end although it listens. */
+  unref?(): void;
+  /** Where it listens. */
+  readonly addr: Addr;
+}
+
 /** Options of {@linkcode serve}. */
-export interface ServeOptions extends ConnectionOptions {
+export interface ServeOptions<State = unknown>
+  extends ConnectionOptions<State> {
   /**
    * Address to listen on.
    *
@@ -184,6 +389,9 @@ export interface ServeOptions extends ConnectionOptions {
   port?: number;
   /** Path of a Unix socket to listen on, instead of an address. */
   path?: string;
+  /** Takes connections from this instead of listening: a socket that was passed
+   * in, a listener in memory, another transport. The server closes it. */
+  listener?: TransportListener;
   /** Certificate chain in PEM format; with `key`, the server speaks TLS. */
   cert?: string;
   /** Private key in PEM format. */
@@ -221,19 +429,6 @@ export interface ServeOptions extends ConnectionOptions {
    */
   maxConnections?: number;
   /**
-   * How long a TLS handshake, or the PROXY header, may take; 0 is for ever.
-   *
-   * @default {10_000}
-   */
-  handshakeTimeout?: number;
-  /**
-   * How long {@linkcode Server.shutdown} waits before it forces; 0 is for
-   * ever.
-   *
-   * @default {10_000}
-   */
-  shutdownTimeout?: number;
-  /**
    * Expects each connection to begin with a PROXY protocol header, version 1
    * or 2, as load balancers send it, and takes `remoteAddr` and `localAddr`
    * from it. A connection without a good one is closed. Not with TLS.
@@ -242,7 +437,7 @@ export interface ServeOptions extends ConnectionOptions {
    */
   proxyProtocol?: boolean;
   /** Told the address once the server listens. */
-  onListen?: (addr: Deno.Addr) => void;
+  onListen?: (addr: TransportAddress) => void;
 }
 
 /** A snapshot of a server's figures; totals are since it started. */
@@ -266,23 +461,35 @@ export interface ServerStats {
   acceptErrors: number;
 }
 
-/** What {@linkcode serve} returns; shaped like `Deno.HttpServer`. */
-export interface Server extends AsyncDisposable {
+/**
+ * What {@linkcode serve} returns; shaped like `Deno.HttpServer`.
+ *
+ * @typeParam Addr The kind of address that it listens on.
+ */
+export interface Server<Addr extends TransportAddress = TransportAddress>
+  extends AsyncDisposable {
   /** The address that the server listens on. */
-  readonly addr: Deno.Addr;
+  readonly addr: Addr;
   /** Resolves when the server has stopped and every connection has ended. */
   readonly finished: Promise<void>;
   /**
-   * Ends gracefully: stops accepting, ends idle connections at once, lets
-   * requests already received finish and their responses leave, and forces
-   * what is left after `shutdownTimeout`. Received is what was read: a
-   * connection whose handlers are busy reads ahead no more than 64 KiB. A peer
-   * that was sending has half a second to take its responses and close.
+   * Ends gracefully: accepts what is queued, up to `maxConnections`, and stops
+   * accepting; lets handshakes finish, requests already received too, and their
+   * responses leave; and forces what is left after `shutdownTimeout`. Received
+   * is what was read: a connection whose handlers are busy reads ahead no more
+   * than 64 KiB.
+   *
+   * Every connection is half-closed, behind the goaway where there is one, and
+   * read until the peer ends its side: up to `shutdownTimeout` behind a goaway,
+   * and half a second otherwise.
    *
    * @param options `signal`: forces at once when it aborts.
    * @returns Once every connection has ended; a second call joins the first.
+   * Rejects with a `TypeError` if `signal` is no `AbortSignal`.
    */
-  shutdown(options?: { signal?: AbortSignal }): Promise<void>;
+  shutdown(
+    options?: { signal?: AbortSignal | null | undefined },
+  ): Promise<void>;
   /** Ends now: closes every connection and aborts the handlers' signals. */
   close(): void;
   /** Makes the server keep the process alive, which is the default. */
@@ -296,22 +503,6 @@ export interface Server extends AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** What {@linkcode serveConnection} serves: `Deno.Conn` is one. */
-export interface ServableConnection {
-  /** Reads up to `p.length` bytes into `p`; resolves to `null` at the end. */
-  read(p: Uint8Array<ArrayBuffer>): Promise<number | null>;
-  /** Writes bytes of `p` and resolves to their number; does not keep `p`. */
-  write(p: Uint8Array): Promise<number>;
-  /** Closes both ways; reads and writes under way then settle. */
-  close(): void;
-  /** Closes the writing side, if the transport can. */
-  closeWrite?(): Promise<void>;
-  /** The other side's address, if there is one. */
-  readonly remoteAddr?: Deno.Addr;
-  /** This side's address, if there is one. */
-  readonly localAddr?: Deno.Addr;
-}
-
 /**
  * Serves frames on an address.
  *
@@ -320,6 +511,8 @@ export interface ServableConnection {
  * - A slow reader stops the reading of its own connection, not of others.
  * - Timeouts fire at most 10 % or 50 ms late, whichever is more.
  *
+ * @typeParam State What `handshake` returns, and handlers find in
+ * `context.state`.
  * @param options Where to listen, and the limits.
  * @param handler Makes the responses.
  * @returns The running server.
@@ -337,15 +530,67 @@ export interface ServableConnection {
  * await server.shutdown();
  * assertEquals(server.stats().connections, 0);
  * ```
+ *
+ * @example Know who asks
+ * ```ts
+ * import { serve } from "@wirepool/net/server";
+ * import { Client } from "@wirepool/net/client";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+ * const bytes = (text: string) => new TextEncoder().encode(text);
+ *
+ * await using server = serve({
+ *   async handshake(conn) {
+ *     const [user, password] = text(await conn.read()).split(":");
+ *     if (password !== "secret") throw new Error(`Wrong password of ${user}`);
+ *     await conn.write(bytes("Welcome"));
+ *     return { user };
+ *   },
+ * }, (_payload, { state }) => bytes(`You are ${state.user}`));
+ *
+ * await using client = new Client({
+ *   port: server.addr.port,
+ *   async handshake(conn) {
+ *     await conn.write(bytes("ann:secret"));
+ *     await conn.read();
+ *   },
+ * });
+ * assertEquals(text(await client.send(bytes("Who am I?"))), "You are ann");
+ * ```
  */
+export function serve<State = undefined>(
+  options: ServeOptions<State> & { path?: never; listener?: never },
+  handler: Handler<State>,
+): Server<NetAddress>;
+/** Serves frames on a Unix socket. */
+export function serve<State = undefined>(
+  options: ServeOptions<State> & { path: string },
+  handler: Handler<State>,
+): Server<UnixAddress>;
+/** Serves frames on the connections of a listener. */
+export function serve<
+  State = undefined,
+  Addr extends TransportAddress = TransportAddress,
+>(
+  options: ServeOptions<State> & { listener: TransportListener<Addr> },
+  handler: Handler<State>,
+): Server<Addr>;
+/** Serves frames wherever the options say. */
+export function serve<State = undefined>(
+  options: ServeOptions<State>,
+  handler: Handler<State>,
+): Server;
 export function serve(options: ServeOptions, handler: Handler): Server {
-  return new Listening(options, handler);
+  return new RunningServer(options, handler);
 }
 
 /**
  * Serves the frames of one connection, over anything with `read`, `write` and
  * `close`. It owns the connection from then on, and closes it.
  *
+ * @typeParam State What `handshake` returns. Where that is written in place,
+ * say the type of its parameter: TypeScript infers from left to right.
  * @param conn The connection.
  * @param handler Makes the responses.
  * @param options The limits.
@@ -377,820 +622,170 @@ export function serve(options: ServeOptions, handler: Handler): Server {
  * assertEquals(written, [0, 0, 0, 0, 0, 0, 0, 2, 2, 1]);
  * ```
  */
-export async function serveConnection(
-  conn: ServableConnection,
-  handler: Handler,
-  options: ConnectionOptions = {},
+export async function serveConnection<State = undefined>(
+  conn: Transport,
+  handler: Handler<State>,
+  options: ConnectionOptions<State> = {},
 ): Promise<void> {
-  const limits = new Limits(handler, options);
-  const { signal } = limits;
-  const stats = newStats();
-  const sweeper = new Sweeper(limits);
+  const settings = connectionSettings(handler, options);
+  const signal = signalOption(options);
+  const connections = connectionSet(settings);
   const { promise: ended, resolve } = Promise.withResolvers<void>();
-  const connection = new Connection(conn, limits, stats, () => resolve());
-  const abort = () => connection.destroy(signal?.reason);
-  if (signal?.aborted) return abort();
-  signal?.addEventListener("abort", abort, { once: true });
-  sweeper.add(connection);
+  const connection = new ServerConnection(
+    conn,
+    settings,
+    newStats(),
+    () => resolve(),
+  );
+  if (signal?.aborted) return connection.force(signal.reason);
+  const forget = signal === undefined
+    ? undefined
+    : onAbort(signal, (reason) => connection.force(reason));
+  connections.add(connection);
   connection.serve();
   await ended;
-  sweeper.delete(connection);
-  signal?.removeEventListener("abort", abort);
+  connections.delete(connection);
+  forget?.();
 }
 
-/** Options of a connection, checked and completed, shared by all of a server. */
-class Limits {
-  readonly frame: FrameOptions;
-  readonly handler: Handler;
-  readonly concurrency: number;
-  readonly idleTimeout: number;
-  readonly readTimeout: number;
-  readonly writeTimeout: number;
-  readonly onError: ConnectionOptions["onError"];
-  readonly signal: AbortSignal | undefined;
-
-  constructor(handler: Handler, options: ConnectionOptions) {
-    if (typeof handler !== "function") {
-      throw new TypeError(
-        `Handler must be a function, received ${String(handler)}`,
-      );
-    }
-    if (typeof options !== "object" || options === null) {
-      throw new TypeError(
-        `Options must be an object, received ${String(options)}`,
-      );
-    }
-    const { concurrency = 1, onError, hooks, signal } = options;
-    // Judges the layout now, not per connection.
-    this.frame = new FrameEncoder(options).options;
-    this.signal = signal;
-    checkInteger("concurrency", concurrency, 1, Number.MAX_SAFE_INTEGER);
-    this.concurrency = concurrency;
-    this.idleTimeout = checkDelay(options, "idleTimeout", 300_000);
-    this.readTimeout = checkDelay(options, "readTimeout", 30_000);
-    this.writeTimeout = checkDelay(options, "writeTimeout", 30_000);
-    checkType("onError", onError, "function");
-    checkType("hooks", hooks, "object");
-    if (signal !== undefined && !(signal instanceof AbortSignal)) {
-      throw new TypeError(
-        `Option signal must be an AbortSignal, received ${String(signal)}`,
-      );
-    }
-    this.onError = onError;
-    this.handler = hooks === undefined
-      ? handler
-      : this.#observe(handler, hooks);
-  }
-
-  /** Reports an error that nothing is answered to. */
-  report(error: unknown, context?: HandlerContext): void {
-    try {
-      const { onError } = this;
-      const outcome = onError?.(error, context);
-      if (isThenable(outcome)) Promise.resolve(outcome).catch(() => {});
-    } catch {
-      // As above.
-    }
-  }
-
-  #observe(handler: Handler, hooks: ServerHooks): Handler {
-    const tell = (context: HandlerContext, hook: () => unknown) => {
-      const failed = (error: unknown) => this.report(error, context);
-      try {
-        const outcome = hook();
-        if (isThenable(outcome)) Promise.resolve(outcome).catch(failed);
-      } catch (error) {
-        failed(error);
-      }
-    };
-    return (payload, context) => {
-      const requestBytes = payload.length;
-      tell(context, () => hooks.requestStart?.(context, requestBytes));
-      const start = performance.now();
-      const end = (result: unknown, failure?: { error: unknown }) => {
-        const duration = performance.now() - start;
-        const responseBytes = result instanceof Uint8Array ? result.length : 0;
-        tell(context, () =>
-          hooks.requestEnd?.({
-            context,
-            duration,
-            requestBytes,
-            responseBytes,
-            ...failure,
-          }));
-      };
-      const failed = (error: unknown): never => {
-        end(undefined, { error });
-        throw error;
-      };
-      const ended = <T>(result: T): T => {
-        end(result);
-        return result;
-      };
-      let result: ReturnType<Handler>;
-      try {
-        result = handler(payload, context);
-      } catch (error) {
-        return failed(error);
-      }
-      return isThenable(result)
-        ? Promise.resolve(result).then(ended, failed)
-        : ended(result);
-    };
-  }
+/** Checks and completes the options of a connection. */
+function connectionSettings<State>(
+  handler: Handler<State>,
+  options: ConnectionOptions<State>,
+  proxyProtocol = false,
+): ConnectionSettings {
+  checkFunction("Handler", handler);
+  checkObject("Options", options);
+  const { onError, hooks, handshake } = options as ConnectionOptions;
+  functionOption({ onError }, "onError");
+  functionOption({ handshake }, "handshake");
+  objectOption({ hooks }, "hooks");
+  const correlation = correlationOption(options);
+  // Judge the layout now, not per connection; and both of its id fields.
+  const { options: frame } = new FrameEncoder(options, correlation?.request);
+  if (correlation !== undefined) new FrameEncoder(frame, correlation.response);
+  const report = (error: unknown, context: HandlerContext | undefined) =>
+    callDetached(() => onError?.(error, context), ignore);
+  const tell = (context: HandlerContext, hook: () => unknown) =>
+    callDetached(hook, (error) => {
+      if (onError !== undefined) report(error, context);
+      else printFailure("A hook", error, context.remoteAddr);
+    });
+  return {
+    frame,
+    correlation,
+    goaway: goawayOption(options, frame, correlation),
+    handler: observed(handler as Handler, hooks, tell),
+    noResponse: NO_RESPONSE,
+    concurrency: integerOption(
+      options,
+      "concurrency",
+      correlation === undefined ? 1 : CORRELATED_CONCURRENCY,
+      { min: 1, max: Number.MAX_SAFE_INTEGER },
+    ),
+    proxyProtocol,
+    handshake,
+    handshakeTimeout: durationOption(options, "handshakeTimeout", 10_000),
+    idleTimeout: durationOption(options, "idleTimeout", 300_000),
+    readTimeout: durationOption(options, "readTimeout", 30_000),
+    writeTimeout: durationOption(options, "writeTimeout", 30_000),
+    shutdownTimeout: durationOption(options, "shutdownTimeout", 10_000),
+    onError,
+    report,
+    printFailure: (error, { remoteAddr }) =>
+      printFailure("A handler", error, remoteAddr),
+    opened: hooks?.connectionOpen === undefined
+      ? undefined
+      : (context) => tell(context, () => hooks.connectionOpen?.(context)),
+    ended: hooks?.connectionClose === undefined
+      ? undefined
+      : (context, reason) =>
+        tell(context, () => hooks.connectionClose?.(context, reason)),
+    inOwnContext: captureContext(),
+  };
 }
 
-type Timer = ReturnType<typeof setTimeout>;
-
-/** Looks at every connection now and then, instead of a timer for each. */
-class Sweeper {
-  readonly #connections = new Set<Connection>();
-  readonly #interval: number;
-  #timer: Timer | undefined;
-
-  constructor(limits: Limits) {
-    const delays = [
-      limits.idleTimeout,
-      limits.readTimeout,
-      limits.writeTimeout,
-    ].filter((delay) => delay > 0);
-    // What a sweep sees first may be one interval old, and what is due may
-    // wait for one more: two intervals are the 10 % or 50 ms that are promised.
-    this.#interval = delays.length === 0
-      ? 0
-      : Math.max(25, Math.min(...delays) / 20);
-  }
-
-  get connections(): ReadonlySet<Connection> {
-    return this.#connections;
-  }
-
-  add(connection: Connection): void {
-    this.#connections.add(connection);
-    if (this.#timer !== undefined || this.#interval === 0) return;
-    let last = performance.now();
-    let excused = false;
-    const timer = setInterval(() => {
-      const now = performance.now();
-      // Late itself: the thread was busy, and what has come meanwhile may not
-      // have been read yet. It must not be cut for that.
-      excused = !excused && now - last > 2 * this.#interval;
-      last = now;
-      if (excused) return;
-      for (const connection of this.#connections) connection.sweep(now);
-    }, this.#interval);
-    Deno.unrefTimer(timer);
-    this.#timer = timer;
-  }
-
-  delete(connection: Connection): void {
-    this.#connections.delete(connection);
-    if (this.#connections.size === 0) {
-      clearInterval(this.#timer);
-      this.#timer = undefined;
-    }
-  }
+/** Puts the observers of requests around a handler, if there are any. */
+function observed(
+  handler: Handler,
+  hooks: ServerHooks | undefined,
+  tell: (context: HandlerContext, hook: () => unknown) => void,
+): ConnectionSettings["handler"] {
+  if (
+    hooks?.requestStart === undefined && hooks?.requestEnd === undefined
+  ) return handler;
+  const check = (result: unknown) => {
+    if (result instanceof Uint8Array || result === NO_RESPONSE) return;
+    throw noResponseError(result);
+  };
+  return observe<HandlerContext>(handler, hooks, check, tell);
 }
 
-/** A request whose response is not yet in the encoder. */
-interface Slot {
-  /** A response, nothing, or {@linkcode END}; undefined until settled. */
-  result: unknown;
-  settled: boolean;
-  next: Slot | null;
+function connectionSet(
+  { idleTimeout, readTimeout, writeTimeout }: ConnectionSettings,
+): ConnectionSet<ServerConnection> {
+  return new ConnectionSet([idleTimeout, readTimeout, writeTimeout]);
 }
-
-/** In place of a response: the connection ends here. */
-const END: unique symbol = Symbol("end");
-
-/**
- * One connection. Three things go on at once:
- *
- * ```text
- * read loop    read -> decoder -> take frames; pauses while its frames cannot
- *              be taken and enough has been read ahead
- * slots        requests that wait for a promise, in order; a settled one at
- *              the front moves its response to the encoder
- * flush        encoder -> write, one at a time
- *
- * state        reads   takes frames   left by
- * open         yes     yes            end of stream, bad frame, handler error,
- *                                     drain()
- * ending       no      if drained     last response written
- * lingering    away    no             end of stream, LINGER over
- * closed       no      no
- * ```
- */
-class Connection {
-  readonly context: Context;
-  readonly #conn: ServableConnection;
-  readonly #limits: Limits;
-  readonly #stats: ServerStats;
-  readonly #decoder: FrameDecoder;
-  readonly #encoder: FrameEncoder;
-
-  #state: "open" | "ending" | "lingering" | "closed" = "open";
-  /** There is nothing to linger for: the stream has ended, or nothing was
-   * going on. */
-  #quiet = false;
-  /** Frames are still taken from the decoder. */
-  #taking = true;
-  /** A whole frame may be in the decoder that could not be taken. */
-  #blocked = false;
-  /** What comes before the first frame is under way, with a limit of its own. */
-  #greeting = false;
-  /** Wakes the read loop from its pause. */
-  #wake: (() => void) | null = null;
-  /** Limits the handshake, and later the lingering. */
-  #timer: Timer | undefined;
-
-  /** Slots in request order. */
-  #first: Slot | null = null;
-  #last: Slot | null = null;
-  #slots = 0;
-  /** Bytes of settled responses that wait behind an unsettled slot. */
-  #heldBack = 0;
-
-  #writing = false;
-  #flushQueued = false;
-  /** Counts what was moved to the encoder, for the flush's patience. */
-  #responses = 0;
-
-  // What sweeps compare: a counter that moves with progress, what it was when
-  // the wait was first seen, and when that was.
-  #waiting: "frame" | "request" | null = null;
-  #frames = 0;
-  #framesSeen = 0;
-  #waitingSince = 0;
-  #written = 0;
-  #writtenSeen = 0;
-  #writingSince = -1;
-
-  /** Told once, when the connection has ended. A function, and no promise that
-   * somebody awaits: with the read loop it would be a third of what an idle
-   * connection holds. */
-  readonly #onEnd: (connection: Connection) => void;
-
-  constructor(
-    conn: ServableConnection,
-    limits: Limits,
-    stats: ServerStats,
-    onEnd: (connection: Connection) => void,
-  ) {
-    this.#conn = conn;
-    this.#onEnd = onEnd;
-    this.#limits = limits;
-    this.#stats = stats;
-    this.context = new Context(conn);
-    this.#decoder = new FrameDecoder(limits.frame);
-    this.#encoder = new FrameEncoder(limits.frame);
-  }
-
-  /**
-   * Begins to serve.
-   *
-   * @param prelude What comes before the first frame; it resolves to bytes of
-   * frames that it has read already.
-   * @param timeout How long that may take, in milliseconds; 0 is for ever.
-   */
-  serve(prelude?: Promise<Uint8Array | void>, timeout = 0): void {
-    if (prelude === undefined) this.#readLoop();
-    else this.#greet(prelude, timeout);
-  }
-
-  async #greet(
-    prelude: Promise<Uint8Array | void>,
-    timeout: number,
-  ): Promise<void> {
-    try {
-      this.#greeting = true;
-      if (timeout > 0) {
-        this.#timer = setTimeout(() => {
-          this.fail(
-            new TimeoutError(`Handshake was not complete within ${timeout} ms`),
-          );
-        }, timeout);
-        // The connection keeps the process alive, if it is to.
-        Deno.unrefTimer(this.#timer);
-      }
-      const bytes = await prelude;
-      clearTimeout(this.#timer);
-      this.#greeting = false;
-      if (bytes !== undefined && bytes.length > 0) {
-        this.#stats.bytesIn += bytes.length;
-        this.#decoder.push(bytes);
-        this.#takeFrames();
-      }
-    } catch (error) {
-      return this.fail(error);
-    }
-    this.#readLoop();
-  }
-
-  async #readLoop(): Promise<void> {
-    try {
-      for (let empty = 0;;) {
-        while (this.#mustPause()) {
-          await new Promise<void>((resolve) => this.#wake = resolve);
-        }
-        if (this.#state === "closed") return;
-        const n = await this.#conn.read(
-          this.#state === "open" ? this.#decoder.space() : SCRAP,
-        );
-        if (n === null) break;
-        empty = n > 0 ? 0 : empty + 1;
-        if (empty === MAX_EMPTY_TRIES) throw noProgress("reads");
-        // A read may have been under way when no more frames were to be taken.
-        if (this.#state === "lingering" || !this.#taking) continue;
-        this.#decoder.advance(n);
-        this.#stats.bytesIn += n;
-        this.#takeFrames();
-      }
-    } catch (error) {
-      return this.fail(error);
-    }
-    // An end inside a frame is a disconnect, as one between frames is. The
-    // requests before it are answered: the other side may have closed only
-    // its writing side. A handler that asks may give up.
-    this.#quiet = true;
-    if (this.#state === "lingering") return this.destroy();
-    this.context.abort();
-    this.#end();
-  }
-
-  #mustPause(): boolean {
-    if (this.#state === "ending") return true;
-    return this.#state === "open" && this.#blocked &&
-      (this.#encoder.buffered >= MAX_OUTGOING ||
-        this.#decoder.buffered >= MAX_READ_AHEAD);
-  }
-
-  /** Room for one more request: in count, and in bytes of responses. */
-  #canTake(): boolean {
-    return this.#slots < this.#limits.concurrency &&
-      this.#encoder.buffered + this.#heldBack < MAX_OUTGOING;
-  }
-
-  /** Handles the whole frames in the decoder, as many as there is room for. */
-  #takeFrames(): void {
-    try {
-      while (this.#taking) {
-        this.#blocked = !this.#canTake();
-        if (this.#blocked) break;
-        const frame = this.#decoder.decode();
-        if (frame === null) break;
-        this.#frames++;
-        this.#handle(frame);
-      }
-    } catch (error) {
-      // A bad frame; the requests before it are answered.
-      this.#stats.errors++;
-      this.#limits.report(error, this.context);
-      this.#taking = false;
-      this.#end();
-    }
-    // While handlers are in progress, others may settle in this very turn.
-    if (this.#first === null) this.#flush();
-    else this.#flushSoon();
-  }
-
-  #handle(frame: Uint8Array<ArrayBuffer>): void {
-    this.#stats.requests++;
-    this.#stats.inFlight++;
-    let result: unknown;
-    try {
-      const { handler } = this.#limits;
-      result = handler(frame, this.context);
-      if (result instanceof Uint8Array || !isThenable(result)) {
-        // Nothing to wait for; with nobody before it: no slot, no turn.
-        const nothing = result === undefined || result === null;
-        if (this.#first === null) {
-          if (!nothing) this.#encoder.push(result as Uint8Array);
-          this.#stats.inFlight--;
-          return;
-        }
-        if (!nothing) this.#encoder.measure(result as Uint8Array);
-      }
-    } catch (error) {
-      result = this.#recover(error);
-    }
-    const slot: Slot = { result: undefined, settled: false, next: null };
-    if (this.#last === null) this.#first = slot;
-    else this.#last.next = slot;
-    this.#last = slot;
-    this.#slots++;
-    if (isThenable(result)) this.#await(slot, result);
-    else this.#settle(slot, result);
-  }
-
-  async #await(slot: Slot, pending: PromiseLike<unknown>): Promise<void> {
-    let result: unknown;
-    try {
-      result = await pending;
-      if (result !== undefined && result !== null && result !== END) {
-        this.#encoder.measure(result as Uint8Array);
-      }
-    } catch (error) {
-      result = await this.#recover(error);
-    }
-    try {
-      this.#settle(slot, result);
-      this.#takeFrames();
-      this.#resume();
-    } catch (error) {
-      // A response was judged good and changed while it waited for others.
-      this.fail(error);
-    }
-  }
-
-  /** Asks `onError` for a response in place of a failed handler's. It never
-   * throws or rejects. */
-  #recover(error: unknown): unknown {
-    // A handler that gave up because its connection had gone has not failed.
-    if (this.context.abortedWith(error)) return END;
-    this.#stats.errors++;
-    const usable = (answer: unknown) => {
-      try {
-        this.#encoder.measure(answer as Uint8Array);
-        return answer;
-      } catch {
-        return END;
-      }
-    };
-    try {
-      const { onError } = this.#limits;
-      const answer = onError?.(error, this.context);
-      return isThenable(answer)
-        ? Promise.resolve(answer).then(usable, () => END)
-        : usable(answer);
-    } catch {
-      // There is nobody left to tell.
-      return END;
-    }
-  }
-
-  #settle(slot: Slot, result: unknown): void {
-    this.#stats.inFlight--;
-    slot.settled = true;
-    slot.result = result;
-    // What comes after a failure has no response: it is not to be handled.
-    if (result === END) this.#taking = false;
-    if (result instanceof Uint8Array) this.#heldBack += result.length;
-    while (this.#first !== null && this.#first.settled) {
-      const { result, next } = this.#first;
-      this.#first = next;
-      if (next === null) this.#last = null;
-      this.#slots--;
-      if (result instanceof Uint8Array) {
-        this.#heldBack -= result.length;
-        this.#encoder.push(result);
-        this.#responses++;
-      } else if (result === END) {
-        // What comes after it is not answered, though it may be in progress.
-        this.#first = this.#last = null;
-        this.#end();
-      }
-    }
-  }
-
-  /** Something was done that the read loop or the end may wait for. */
-  #resume(): void {
-    if (!this.#mustPause()) this.#wakeReader();
-    this.#closeIfDone();
-  }
-
-  #wakeReader(): void {
-    const wake = this.#wake;
-    this.#wake = null;
-    wake?.();
-  }
-
-  /** Writes once no handler has settled for some turns of the microtasks. */
-  #flushSoon(): void {
-    if (
-      this.#flushQueued || this.#writing || this.#encoder.buffered === 0
-    ) return;
-    this.#flushQueued = true;
-    let patience = FLUSH_PATIENCE;
-    let seen = this.#responses;
-    const turn = () => {
-      if (seen !== this.#responses) {
-        seen = this.#responses;
-        patience = FLUSH_PATIENCE;
-      } else if (--patience === 0) {
-        this.#flushQueued = false;
-        return this.#flush();
-      }
-      queueMicrotask(turn);
-    };
-    queueMicrotask(turn);
-  }
-
-  #flush(): void {
-    if (this.#writing || this.#encoder.buffered === 0) return;
-    this.#writing = true;
-    // Not in this very moment: the reads of other connections that came in the
-    // same turn of the event loop are then handled before the first write, so
-    // that writes follow each other, and peers do not wake in between. That is
-    // worth a tenth of the throughput.
-    queueMicrotask(() => this.#write());
-  }
-
-  async #write(): Promise<void> {
-    try {
-      let empty = 0;
-      for (
-        let chunk = this.#encoder.chunk();
-        chunk !== null && this.#state !== "closed";
-        chunk = this.#encoder.chunk()
-      ) {
-        const n = await this.#conn.write(chunk);
-        this.#encoder.advance(n);
-        this.#written += n;
-        this.#stats.bytesOut += n;
-        empty = n > 0 ? 0 : empty + 1;
-        if (empty === MAX_EMPTY_TRIES) throw noProgress("writes");
-        if (this.#blocked) this.#takeFrames();
-        this.#resume();
-      }
-      this.#writing = false;
-      this.#closeIfDone();
-    } catch (error) {
-      this.fail(error);
-    }
-  }
-
-  /**
-   * Ends gracefully: takes no more bytes, answers what has come whole.
-   *
-   * @param quiet Nothing has come of late: an idle connection is just closed.
-   */
-  drain(quiet: boolean): void {
-    if (
-      this.#greeting ||
-      (quiet && this.#first === null && !this.#blocked &&
-        this.#decoder.buffered === 0 && this.#encoder.buffered === 0)
-    ) {
-      this.#quiet = true;
-    }
-    this.#end();
-  }
-
-  #end(): void {
-    if (this.#state === "open") this.#state = "ending";
-    this.#closeIfDone();
-  }
-
-  /** Half-closes once the last response has been written, then lingers. */
-  #closeIfDone(): void {
-    if (
-      this.#state !== "ending" || this.#first !== null ||
-      (this.#taking && this.#blocked) || this.#encoder.buffered > 0 ||
-      this.#writing
-    ) return;
-    if (this.#quiet || this.#conn.closeWrite === undefined) {
-      return this.destroy();
-    }
-    this.#state = "lingering";
-    this.#timer = setTimeout(() => this.destroy(), LINGER);
-    this.#halfClose();
-    this.#wakeReader();
-  }
-
-  async #halfClose(): Promise<void> {
-    try {
-      await this.#conn.closeWrite?.();
-    } catch {
-      this.destroy();
-    }
-  }
-
-  /** Ends at once after an error of the transport. */
-  fail(error: unknown): void {
-    if (this.#state === "closed") return;
-    if (!isDisconnect(error)) {
-      this.#stats.errors++;
-      this.#limits.report(error, this.context);
-    }
-    this.destroy(error);
-  }
-
-  /** Ends at once. */
-  destroy(reason?: unknown): void {
-    if (this.#state === "closed") return;
-    this.#state = "closed";
-    this.#taking = false;
-    this.#first = this.#last = null;
-    clearTimeout(this.#timer);
-    try {
-      const closing: unknown = this.#conn.close();
-      if (isThenable(closing)) Promise.resolve(closing).catch(() => {});
-    } catch {
-      // Closed already, which is what is wanted.
-    }
-    this.#wakeReader();
-    this.context.abort(reason);
-    this.#onEnd(this);
-  }
-
-  /** Cuts what has waited too long, and notes what it waits for now. */
-  sweep(now: number): void {
-    const { idleTimeout, readTimeout, writeTimeout } = this.#limits;
-    if (!this.#writing) {
-      this.#writingSince = -1;
-    } else if (
-      this.#writingSince < 0 || this.#written !== this.#writtenSeen
-    ) {
-      this.#writingSince = now;
-      this.#writtenSeen = this.#written;
-    } else if (writeTimeout > 0 && now - this.#writingSince >= writeTimeout) {
-      return this.fail(
-        new TimeoutError(`Write made no progress for ${writeTimeout} ms`),
-      );
-    }
-    const waiting = this.#state !== "open" || !this.#taking || this.#blocked ||
-        this.#greeting
-      ? null
-      : this.#decoder.buffered > 0
-      ? "frame"
-      : this.#first === null && !this.#writing
-      ? "request"
-      : null;
-    if (waiting !== this.#waiting || this.#frames !== this.#framesSeen) {
-      this.#waiting = waiting;
-      this.#framesSeen = this.#frames;
-      this.#waitingSince = now;
-      return;
-    }
-    const waited = now - this.#waitingSince;
-    if (waiting === "frame" && readTimeout > 0 && waited >= readTimeout) {
-      this.fail(
-        new TimeoutError(`Frame was not complete within ${readTimeout} ms`),
-      );
-    } else if (
-      waiting === "request" && idleTimeout > 0 && waited >= idleTimeout
-    ) {
-      this.destroy(
-        new TimeoutError(`Connection was idle for ${idleTimeout} ms`),
-      );
-    }
-  }
-
-  setRef(ref: boolean): void {
-    const conn = this.#conn as Partial<Deno.Conn>;
-    if (ref) conn.ref?.();
-    else conn.unref?.();
-  }
-}
-
-/** The context of a connection; its signal is made when it is asked for. */
-class Context implements HandlerContext {
-  readonly #conn: ServableConnection;
-  #proxied: ProxiedAddresses | undefined;
-  #controller: AbortController | undefined;
-  #aborted = false;
-  #reason: unknown;
-
-  constructor(conn: ServableConnection) {
-    this.#conn = conn;
-  }
-
-  get remoteAddr(): Deno.Addr {
-    return this.#proxied?.source ?? this.#conn.remoteAddr ?? UNNAMED;
-  }
-
-  get localAddr(): Deno.Addr {
-    return this.#proxied?.destination ?? this.#conn.localAddr ?? UNNAMED;
-  }
-
-  get signal(): AbortSignal {
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController();
-      if (this.#aborted) this.#controller.abort(this.#reason);
-    }
-    return this.#controller.signal;
-  }
-
-  abort(
-    reason: unknown = new DOMException("The connection ended", "AbortError"),
-  ): void {
-    if (this.#aborted) return;
-    this.#aborted = true;
-    this.#reason = reason;
-    this.#controller?.abort(reason);
-  }
-
-  /** Whether an error is the reason that the signal was aborted with. */
-  abortedWith(error: unknown): boolean {
-    return this.#aborted && error === this.#reason;
-  }
-
-  proxied(addresses: ProxiedAddresses): void {
-    this.#proxied = addresses;
-  }
-}
-
-const UNNAMED: Deno.UnixAddr = { transport: "unix", path: "" };
 
 /** A listener and its connections. */
-class Listening implements Server {
-  readonly addr: Deno.Addr;
+class RunningServer implements Server {
+  readonly addr: TransportAddress;
   readonly finished: Promise<void>;
-  readonly #listener: Deno.Listener;
-  readonly #limits: Limits;
-  readonly #sweeper: Sweeper;
-  readonly #options: Readonly<
-    & Required<
-      Pick<
-        ServeOptions,
-        | "noDelay"
-        | "keepAlive"
-        | "maxConnections"
-        | "handshakeTimeout"
-        | "shutdownTimeout"
-        | "proxyProtocol"
-      >
-    >
-    & { tls: boolean }
-  >;
+  readonly #settings: ConnectionSettings;
+  readonly #options: ServerSettings;
+  readonly #acceptor: Acceptor;
+  readonly #connections: ConnectionSet<ServerConnection>;
   readonly #stats = newStats();
-  readonly #abort = () => this.close();
   #resolveFinished!: () => void;
-  #stopped = false;
-  /** The accept loop runs; the address is not free before it has ended. */
-  #accepting = true;
+  /** Each lets go of a signal that may still end the server; undefined once
+   * the server has ended. */
+  #signals: (() => void)[] | undefined = [];
   #refed = true;
   #shutdown: Promise<void> | undefined;
-  /** Wakes the accept loop from whatever it waits for besides accepting. */
-  #wake: (() => void) | null = null;
+  /** What is still accepted is drained, or closed. */
+  #state: "accepting" | "draining" | "closed" = "accepting";
 
   constructor(options: ServeOptions, handler: Handler) {
-    this.#limits = new Limits(handler, options);
-    const {
-      noDelay = true,
-      keepAlive = true,
-      maxConnections = Infinity,
-      proxyProtocol = false,
-      cert,
-      onListen,
-    } = options;
-    checkType("noDelay", noDelay, "boolean");
-    checkType("keepAlive", keepAlive, "boolean");
-    checkType("proxyProtocol", proxyProtocol, "boolean");
-    checkType("onListen", onListen, "function");
-    if (maxConnections !== Infinity) {
-      checkInteger("maxConnections", maxConnections, 1, 2 ** 31 - 1);
-    }
-    if (proxyProtocol && cert !== undefined) {
-      throw new TypeError(
-        "Option proxyProtocol cannot be used with TLS: its header comes before the handshake",
-      );
-    }
-    this.#options = {
-      noDelay,
-      keepAlive,
-      maxConnections,
-      proxyProtocol,
-      tls: cert !== undefined,
-      handshakeTimeout: checkDelay(options, "handshakeTimeout", 10_000),
-      shutdownTimeout: checkDelay(options, "shutdownTimeout", 10_000),
-    };
-    this.#sweeper = new Sweeper(this.#limits);
+    this.#options = serverSettings(options);
+    const { proxyProtocol } = this.#options;
+    this.#settings = connectionSettings(handler, options, proxyProtocol);
+    const signal = signalOption(options);
+    const { onListen } = options;
+    functionOption({ onListen }, "onListen");
+    this.#connections = connectionSet(this.#settings);
     this.finished = new Promise((resolve) => this.#resolveFinished = resolve);
-    this.#listener = listen(options, cert);
-    this.addr = this.#listener.addr;
+    const listener = listenerOption(options) ?? listen(options);
+    this.addr = listener.addr;
     try {
       onListen?.(this.addr);
     } catch (error) {
-      this.#listener.close();
+      listener.close();
       throw error;
     }
-    const { signal } = this.#limits;
-    signal?.addEventListener("abort", this.#abort, { once: true });
-    this.#acceptLoop();
-    if (signal?.aborted) this.close();
+    this.#acceptor = new Acceptor(listener, this.#acceptorOwner());
+    this.#acceptor.start();
+    if (signal !== undefined) this.#closeWith(signal);
   }
 
-  shutdown(options?: { signal?: AbortSignal }): Promise<void> {
-    const signal = options?.signal;
-    this.#shutdown ??= this.#drain();
-    if (signal?.aborted) {
-      this.close();
-    } else if (signal !== undefined) {
-      signal.addEventListener("abort", this.#abort, { once: true });
-      this.finished.then(() =>
-        signal.removeEventListener("abort", this.#abort)
-      );
+  shutdown(
+    options?: { signal?: AbortSignal | null | undefined },
+  ): Promise<void> {
+    let signal: AbortSignal | undefined;
+    try {
+      signal = signalOption(options);
+    } catch (error) {
+      return Promise.reject(error);
     }
+    this.#shutdown ??= this.#drain();
+    if (signal !== undefined) this.#closeWith(signal);
     return this.#shutdown;
   }
 
   close(): void {
-    this.#stop();
+    this.#state = "closed";
+    this.#acceptor.stop();
     const reason = new DOMException("The server was closed", "AbortError");
-    for (const connection of this.#sweeper.connections) {
-      connection.destroy(reason);
-    }
+    for (const connection of this.#connections) connection.force(reason);
   }
 
   ref(): void {
@@ -1202,7 +797,7 @@ class Listening implements Server {
   }
 
   stats(): ServerStats {
-    return { ...this.#stats, connections: this.#sweeper.connections.size };
+    return { ...this.#stats, connections: this.#connections.size };
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -1210,407 +805,153 @@ class Listening implements Server {
   }
 
   async #drain(): Promise<void> {
-    this.#stop();
-    const { shutdownTimeout } = this.#options;
+    const { shutdownTimeout } = this.#settings;
     const timer = shutdownTimeout > 0
-      ? setTimeout(() => this.close(), shutdownTimeout)
+      ? startTimer(() => this.close(), shutdownTimeout)
       : undefined;
-    // What has arrived but was not read yet has been received, too. A timer
-    // may be due before the reads of its turn: only the second turn without
-    // a byte says that there was none.
-    let quiet = 0;
-    for (let i = 0; i < MAX_DRAIN_TURNS && quiet < 2; i++) {
-      if (this.#sweeper.connections.size === 0) break;
-      const seen = this.#stats.bytesIn;
-      await new Promise((resolve) => setTimeout(resolve, 0));
-      quiet = this.#stats.bytesIn === seen ? quiet + 1 : 0;
-    }
-    for (const connection of this.#sweeper.connections) {
-      connection.drain(quiet === 2);
-    }
+    // A connection that the system has accepted would be reset, and what has
+    // arrived but was not read yet has been received, too.
+    await Promise.all([this.#acceptor.drainQueue(), this.#untilQuiet()]);
+    if (this.#state === "accepting") this.#state = "draining";
+    this.#acceptor.stop();
+    for (const connection of this.#connections) connection.drain();
     await this.finished;
     clearTimeout(timer);
   }
 
-  /** Stops accepting. */
-  #stop(): void {
-    if (this.#stopped) return;
-    this.#stopped = true;
-    this.#listener.close();
-    this.#wake?.();
+  /** Waits until no connection is queued, and no byte to be read. */
+  async #untilQuiet(): Promise<void> {
+    const seen = () => this.#stats.totalConnections + this.#stats.bytesIn;
+    let quiet = 0;
+    for (let i = 0; i < MAX_DRAIN_TURNS && quiet < QUIET_TURNS; i++) {
+      if (this.#state === "closed") return;
+      const before = seen();
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      quiet = seen() === before ? quiet + 1 : 0;
+    }
   }
 
-  readonly #gone = (connection: Connection) => {
-    this.#sweeper.delete(connection);
-    this.#wake?.();
+  /** Has a signal end the server at once. */
+  #closeWith(signal: AbortSignal): void {
+    if (signal.aborted) this.close();
+    else this.#signals?.push(onAbort(signal, () => this.close()));
+  }
+
+  #acceptorOwner(): AcceptorOwner {
+    const connections = this.#connections;
+    return {
+      get open() {
+        return connections.size;
+      },
+      maxConnections: this.#options.maxConnections,
+      admit: (conn) => this.#admit(conn),
+      acceptFailed: (error, newsworthy) => {
+        this.#stats.acceptErrors++;
+        if (newsworthy) this.#settings.report(error, undefined);
+      },
+      acceptorEnded: () => this.#finishIfDone(),
+    };
+  }
+
+  #admit(conn: Transport): void {
+    if (this.#state === "closed") {
+      return callDetached(() => conn.close(), ignore);
+    }
+    const connection = new ServerConnection(
+      conn,
+      this.#settings,
+      this.#stats,
+      this.#connectionEnded,
+    );
+    const secured = prepare(conn, this.#options);
+    if (!this.#refed) connection.setRef(false);
+    this.#stats.totalConnections++;
+    this.#connections.add(connection);
+    connection.serve(secured);
+    // It was accepted in the very moment in which accepting ended.
+    if (this.#state === "draining") connection.drainSoon();
+  }
+
+  readonly #connectionEnded = (connection: ServerConnection) => {
+    this.#connections.delete(connection);
+    this.#acceptor.connectionEnded();
     this.#finishIfDone();
   };
 
   #finishIfDone(): void {
-    if (this.#accepting || this.#sweeper.connections.size > 0) return;
-    this.#limits.signal?.removeEventListener("abort", this.#abort);
+    if (!this.#acceptor.ended || this.#connections.size > 0) return;
+    for (const forget of this.#signals ?? []) forget();
+    this.#signals = undefined;
     this.#resolveFinished();
   }
 
   #setRef(ref: boolean): void {
     this.#refed = ref;
-    if (!this.#stopped) {
-      if (ref) this.#listener.ref();
-      else this.#listener.unref();
-    }
-    for (const connection of this.#sweeper.connections) connection.setRef(ref);
-  }
-
-  async #acceptLoop(): Promise<void> {
-    let failures = 0;
-    let backoff = 0;
-    while (!this.#stopped) {
-      if (this.#sweeper.connections.size >= this.#options.maxConnections) {
-        await this.#pause();
-        continue;
-      }
-      let conn: Deno.Conn;
-      const start = performance.now();
-      try {
-        conn = await this.#listener.accept();
-      } catch (error) {
-        if (this.#stopped) break;
-        this.#stats.acceptErrors++;
-        // An error of one connection is that peer's; the next accept is for
-        // another. What goes on failing without having to wait is treated as
-        // exhaustion, lest it spin.
-        if (performance.now() - start >= MIN_BACKOFF) failures = 0;
-        if (++failures <= MAX_EMPTY_TRIES && !isExhaustion(error)) continue;
-        if (backoff === 0) this.#limits.report(error);
-        backoff = Math.min(MAX_BACKOFF, Math.max(MIN_BACKOFF, 2 * backoff));
-        await this.#pause(backoff);
-        continue;
-      }
-      failures = 0;
-      backoff = 0;
-      if (this.#stopped) conn.close();
-      else this.#admit(conn);
-    }
-    this.#accepting = false;
-    this.#finishIfDone();
-  }
-
-  /** Waits until something changes, or until the delay is over. */
-  async #pause(delay?: number): Promise<void> {
-    let timer: Timer | undefined;
-    await new Promise<void>((resolve) => {
-      this.#wake = resolve;
-      if (delay !== undefined) {
-        timer = setTimeout(resolve, delay);
-        if (!this.#refed) Deno.unrefTimer(timer);
-      }
-    });
-    this.#wake = null;
-    clearTimeout(timer);
-  }
-
-  #admit(conn: Deno.Conn): void {
-    const { noDelay, keepAlive } = this.#options;
-    try {
-      // TLS and Unix connections have neither.
-      const tcp = conn as Partial<Deno.TcpConn>;
-      if (noDelay) tcp.setNoDelay?.();
-      if (keepAlive) tcp.setKeepAlive?.();
-    } catch {
-      // The peer is gone already; the first read will say so.
-    }
-    const connection = new Connection(
-      conn,
-      this.#limits,
-      this.#stats,
-      this.#gone,
-    );
-    if (!this.#refed) connection.setRef(false);
-    this.#stats.totalConnections++;
-    this.#sweeper.add(connection);
-    this.#serve(connection, conn);
-  }
-
-  #serve(connection: Connection, conn: Deno.Conn): void {
-    const { tls, proxyProtocol, handshakeTimeout } = this.#options;
-    if (!tls && !proxyProtocol) return connection.serve();
-    const prelude = tls
-      ? handshake(conn as Deno.TlsConn)
-      : readProxyHeader(conn, connection.context);
-    connection.serve(prelude, handshakeTimeout);
+    this.#acceptor.setRef(ref);
+    for (const connection of this.#connections) connection.setRef(ref);
   }
 }
 
-function listen(
-  options: ServeOptions,
-  cert: string | undefined,
-): Deno.Listener {
-  const {
-    hostname,
-    port,
-    path,
-    key,
-    alpnProtocols,
-    reusePort = false,
-    tcpBacklog = 511,
-  } = options;
-  checkType("hostname", hostname, "string");
-  if (port !== undefined) checkInteger("port", port, 0, 0xffff);
-  checkType("path", path, "string");
-  checkType("cert", cert, "string");
-  checkType("key", key, "string");
-  if (
-    alpnProtocols !== undefined && !(Array.isArray(alpnProtocols) &&
-      alpnProtocols.every((name) => typeof name === "string"))
-  ) {
+/** Options of a server that are no connection's and no address's, checked and
+ * completed. */
+interface ServerSettings {
+  readonly noDelay: boolean;
+  readonly keepAlive: boolean;
+  readonly maxConnections: number;
+  readonly proxyProtocol: boolean;
+}
+
+function serverSettings(options: ServeOptions): ServerSettings {
+  checkObject("Options", options);
+  const proxyProtocol = booleanOption(options, "proxyProtocol", false);
+  if (proxyProtocol && options.cert !== undefined) {
     throw new TypeError(
-      `Option alpnProtocols must be an array of strings, received ${
-        String(alpnProtocols)
-      }`,
+      "Option proxyProtocol cannot be used with TLS: its header comes before the handshake",
     );
   }
-  checkType("reusePort", reusePort, "boolean");
-  checkInteger("tcpBacklog", tcpBacklog, 1, 2 ** 31 - 1);
-  if ((cert === undefined) !== (key === undefined)) {
-    throw new TypeError("Options cert and key need each other");
-  }
-  if (path !== undefined) {
-    if (cert !== undefined || hostname !== undefined || port !== undefined) {
+  return {
+    noDelay: booleanOption(options, "noDelay", true),
+    keepAlive: booleanOption(options, "keepAlive", true),
+    maxConnections: integerOption(options, "maxConnections", Infinity, {
+      min: 1,
+      max: Infinity,
+    }),
+    proxyProtocol,
+  };
+}
+
+/** Options that say where to listen: of no use where something listens
+ * already. */
+const ADDRESS_OPTIONS = [
+  "hostname",
+  "port",
+  "path",
+  "cert",
+  "key",
+  "alpnProtocols",
+  "reusePort",
+  "tcpBacklog",
+] as const satisfies readonly (keyof ServeOptions)[];
+
+function listenerOption(options: ServeOptions): TransportListener | undefined {
+  const { listener } = options;
+  if (listener === undefined) return undefined;
+  checkObject("Option listener", listener);
+  for (const method of ["accept", "close"] as const) {
+    if (typeof listener[method] !== "function") {
       throw new TypeError(
-        "Option path cannot be used with hostname, port or cert",
+        `Option listener must have a method ${method}, received ${
+          show(listener)
+        }`,
       );
     }
-    return Deno.listen({ transport: "unix", path });
   }
-  const address = {
-    hostname: hostname ?? "127.0.0.1",
-    port: port ?? 0,
-    tcpBacklog,
-    // Only when asked for: it is refused without --unstable-net.
-    ...(reusePort ? { reusePort } : {}),
-  };
-  if (cert === undefined || key === undefined) return Deno.listen(address);
-  return Deno.listenTls({
-    ...address,
-    cert,
-    key,
-    ...(alpnProtocols === undefined ? {} : { alpnProtocols }),
-  });
-}
-
-async function handshake(conn: Deno.TlsConn): Promise<void> {
-  await conn.handshake();
-}
-
-interface ProxiedAddresses {
-  source: Deno.Addr;
-  destination: Deno.Addr;
-}
-
-/** Longest PROXY header that is accepted; version 1 ends by 107 bytes, and
- * version 2 with every field known today stays far below. */
-const MAX_PROXY_HEADER = 4096;
-
-/** Begins a version 2 header. */
-const PROXY_SIGNATURE = Uint8Array.from(
-  [13, 10, 13, 10, 0, 13, 10, 81, 85, 73, 84, 10],
-);
-
-/**
- * Reads the PROXY protocol header that a balancer puts before the stream.
- *
- * Source: the HAProxy project's "The PROXY protocol, versions 1 & 2".
- *
- * @returns Bytes of the stream that were read along with it.
- */
-async function readProxyHeader(
-  conn: ServableConnection,
-  context: Context,
-): Promise<Uint8Array> {
-  const bytes = new Uint8Array(MAX_PROXY_HEADER);
-  let used = 0;
-  for (;;) {
-    const n = await conn.read(bytes.subarray(used));
-    if (n === null) {
-      throw new Deno.errors.UnexpectedEof("Connection ended in PROXY header");
+  for (const name of ADDRESS_OPTIONS) {
+    if (options[name] !== undefined) {
+      throw new TypeError(`Option listener cannot be used with ${name}`);
     }
-    used += n;
-    const header = parseProxyHeader(bytes.subarray(0, used));
-    if (header !== null) {
-      if (header.addresses !== null) context.proxied(header.addresses);
-      return bytes.subarray(header.length, used);
-    }
-    if (used === bytes.length) throw badProxyHeader();
   }
-}
-
-interface ProxyHeader {
-  length: number;
-  /** Null where the balancer speaks for itself, as in its health checks. */
-  addresses: ProxiedAddresses | null;
-}
-
-/** Parses a header; null as long as it is good but incomplete. */
-function parseProxyHeader(bytes: Uint8Array): ProxyHeader | null {
-  const signature = PROXY_SIGNATURE.subarray(0, bytes.length);
-  if (signature.every((byte, i) => byte === bytes[i])) {
-    return bytes.length < 16 ? null : parseProxyV2(bytes);
-  }
-  const text = new TextDecoder("latin1").decode(bytes.subarray(0, 107));
-  if (!"PROXY ".startsWith(text.slice(0, 6))) throw badProxyHeader();
-  const end = text.indexOf("\r\n");
-  if (end >= 0) return parseProxyV1(text.slice(0, end));
-  if (text.length === 107) throw badProxyHeader();
-  return null;
-}
-
-function parseProxyV1(line: string): ProxyHeader {
-  const length = line.length + 2;
-  const [, family, ...fields] = line.split(" ");
-  if (family === "UNKNOWN") return { length, addresses: null };
-  const parseHost = family === "TCP4"
-    ? parseIPv4
-    : family === "TCP6"
-    ? parseIPv6
-    : null;
-  if (parseHost === null || fields.length !== 4) throw badProxyHeader();
-  const [source, destination, sourcePort, destinationPort] = fields;
-  return {
-    length,
-    addresses: {
-      source: tcpAddr(parseHost(source!), parsePort(sourcePort!)),
-      destination: tcpAddr(
-        parseHost(destination!),
-        parsePort(destinationPort!),
-      ),
-    },
-  };
-}
-
-function parseProxyV2(bytes: Uint8Array): ProxyHeader | null {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const length = 16 + view.getUint16(14);
-  const command = view.getUint8(12);
-  const family = view.getUint8(13);
-  if (
-    (command !== 0x20 && command !== 0x21) || length > MAX_PROXY_HEADER
-  ) throw badProxyHeader();
-  if (bytes.length < length) return null;
-  // LOCAL, or a family that has no address.
-  if (command === 0x20 || family === 0x00) return { length, addresses: null };
-  const body = bytes.subarray(16, length);
-  if (family === 0x11 && body.length >= 12) {
-    return {
-      length,
-      addresses: {
-        source: tcpAddr(body.subarray(0, 4).join("."), view.getUint16(24)),
-        destination: tcpAddr(
-          body.subarray(4, 8).join("."),
-          view.getUint16(26),
-        ),
-      },
-    };
-  }
-  if (family === 0x21 && body.length >= 36) {
-    return {
-      length,
-      addresses: {
-        source: tcpAddr(formatIPv6(body.subarray(0, 16)), view.getUint16(48)),
-        destination: tcpAddr(
-          formatIPv6(body.subarray(16, 32)),
-          view.getUint16(50),
-        ),
-      },
-    };
-  }
-  if (family === 0x31 && body.length >= 216) {
-    return {
-      length,
-      addresses: {
-        source: unixAddr(body.subarray(0, 108)),
-        destination: unixAddr(body.subarray(108, 216)),
-      },
-    };
-  }
-  throw badProxyHeader();
-}
-
-function tcpAddr(hostname: string, port: number): Deno.Addr {
-  return { transport: "tcp", hostname, port };
-}
-
-function unixAddr(bytes: Uint8Array): Deno.Addr {
-  const path = new TextDecoder().decode(bytes).replace(/\0.*$/s, "");
-  return { transport: "unix", path };
-}
-
-function formatIPv6(bytes: Uint8Array): string {
-  const groups: string[] = [];
-  for (let i = 0; i < 16; i += 2) {
-    groups.push((bytes[i]! * 256 + bytes[i + 1]!).toString(16));
-  }
-  return parseIPv6(groups.join(":"));
-}
-
-/** Four numbers up to 255 without leading zeros. */
-function parseIPv4(text: string): string {
-  const octet = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
-  if (!new RegExp(`^${octet}(\\.${octet}){3}$`).test(text)) {
-    throw badProxyHeader();
-  }
-  return text;
-}
-
-/** Judges an address and gives its canonical form, both of which URLs do. */
-function parseIPv6(text: string): string {
-  const url = /^[\da-f:.]+$/i.test(text) ? `http://[${text}]` : "";
-  if (!URL.canParse(url)) throw badProxyHeader();
-  return new URL(url).hostname.slice(1, -1);
-}
-
-function parsePort(text: string): number {
-  const port = Number(text);
-  if (!/^(0|[1-9]\d{0,4})$/.test(text) || port > 0xffff) throw badProxyHeader();
-  return port;
-}
-
-function badProxyHeader(): Error {
-  return new Deno.errors.InvalidData(
-    "Connection did not begin with a valid PROXY header",
-  );
-}
-
-const TimeoutError = Deno.errors.TimedOut;
-
-/** Whether an error only says that the other side has gone. */
-function isDisconnect(error: unknown): boolean {
-  const { errors } = Deno;
-  return error instanceof errors.ConnectionReset ||
-    error instanceof errors.BrokenPipe ||
-    error instanceof errors.ConnectionAborted ||
-    error instanceof errors.NotConnected ||
-    error instanceof errors.UnexpectedEof ||
-    error instanceof errors.Interrupted ||
-    error instanceof errors.BadResource ||
-    // TCP's own probes were not answered; a limit of ours carries no code.
-    (error instanceof Error && "code" in error && error.code === "ETIMEDOUT");
-}
-
-/** Whether an accept failed for want of descriptors or memory. Some of these
- * errors carry a code, some only the system's number in their text. */
-function isExhaustion(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
-  const { code } = error as Error & { code?: string };
-  if (code !== undefined) {
-    return ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"].includes(code);
-  }
-  return /os error (12|23|24|55|105|10024|10055)\)/.test(error.message);
-}
-
-function noProgress(what: string): Error {
-  return new Error(
-    `No progress: ${MAX_EMPTY_TRIES} ${what} in a row moved 0 bytes`,
-  );
+  return listener;
 }
 
 function newStats(): ServerStats {
@@ -1624,59 +965,4 @@ function newStats(): ServerStats {
     errors: 0,
     acceptErrors: 0,
   };
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === "object" && value !== null &&
-    typeof (value as PromiseLike<unknown>).then === "function";
-}
-
-function checkDelay<K extends string>(
-  options: { [P in K]?: number },
-  name: K,
-  defaultValue: number,
-): number {
-  const { [name]: value = defaultValue } = options;
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Option ${name} must be a number, received ${String(value)}`,
-    );
-  }
-  if (!(value >= 0 && value <= MAX_DELAY)) {
-    throw new RangeError(
-      `Option ${name} must be from 0 to ${MAX_DELAY} ms, received ${value}`,
-    );
-  }
-  return value;
-}
-
-function checkInteger(
-  name: string,
-  value: unknown,
-  min: number,
-  max: number,
-): void {
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Option ${name} must be a number, received ${String(value)}`,
-    );
-  }
-  if (!Number.isInteger(value) || value < min || value > max) {
-    throw new RangeError(
-      `Option ${name} must be an integer from ${min} to ${max}, received ${value}`,
-    );
-  }
-}
-
-function checkType(
-  name: string,
-  value: unknown,
-  type: "boolean" | "function" | "object" | "string",
-): void {
-  if (value === undefined) return;
-  if (typeof value !== type || value === null) {
-    throw new TypeError(
-      `Option ${name} must be a ${type}, received ${String(value)}`,
-    );
-  }
 }

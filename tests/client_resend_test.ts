@@ -1,6 +1,7 @@
 /**
  * What becomes of a request whose connection is lost: the table of the rule,
- * every combination of it, and that none is ever handled twice.
+ * every combination of it; the new connection that a request is sent again on;
+ * the time that it has left; and that none is ever handled twice.
  */
 import {
   assert,
@@ -9,8 +10,7 @@ import {
   assertInstanceOf,
   assertRejects,
 } from "@std/assert";
-import { createServer, type Socket } from "node:net";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer, type Socket } from "node:net";
 import {
   Client,
   ClientClosedError,
@@ -19,22 +19,21 @@ import {
   RequestTimeoutError,
 } from "../client.ts";
 import { encodeFrame, FrameTooLargeError } from "../codec.ts";
+import { ascii, textOf } from "./bytes_support.ts";
+import { pongServer, ScriptedServer } from "./client_server_support.ts";
 import {
-  ascii,
-  outcomeOf,
-  pongServer,
-  rejection,
+  end,
+  newClient,
+  PORT,
   replace,
-  ScriptedServer,
-  stateOf,
   StubConn,
   StubNetwork,
-  textOf,
-  ticks,
 } from "./client_support.ts";
-import { eventually } from "./traffic.ts";
+import { assertInTime, FakeTime, fate } from "./client_time_support.ts";
+import { outcomeOf, rejection, stateOf, ticks } from "./promise_support.ts";
+import { eventually } from "./time_support.ts";
 
-const PORT = 9; // Of stubs, which nobody dials.
+// The rule --------------------------------------------------------------------
 
 /** How far the request has come when its connection is lost. */
 const STAGES = ["never sent", "sent in part", "sent whole", "answer begun"];
@@ -302,7 +301,300 @@ Deno.test("A client that is closing still sends again, and one that is killed do
   }
 });
 
-// On real sockets.
+Deno.test("Requests that time out as one of them ends their connection are not sent again", async () => {
+  using time = new FakeTime();
+  using network = new StubNetwork(() => new StubConn());
+  const client = new Client({ port: PORT, maxCap: 1, pipelining: 4 });
+  const first = client.send(ascii("first"));
+  await ticks();
+  const [one] = network.conns as [StubConn];
+  one.respond("FIRST");
+  await first;
+  const sent = outcomeOf(client.send(ascii("sent"), { timeout: 5000 }));
+  await ticks();
+  one.hold = true;
+  const settled: string[] = [];
+  for (const payload of [new Uint8Array(100_000), ascii("small")]) {
+    client.send(payload, { timeout: 500 }).then(
+      () => settled.push("answered"),
+      (error) => settled.push(error.name),
+    );
+  }
+  await ticks();
+  await time.pass(200);
+  // Nothing more can be sent; the reader still waits for "sent".
+  one.refuse(new Deno.errors.BrokenPipe("broken"));
+  await time.pass(500);
+  assertEquals(settled, ["RequestTimeoutError", "RequestTimeoutError"]);
+  assertInstanceOf(await sent, ConnectionLostError);
+  assertEquals(network.conns.length, 1);
+  assertEquals(client.stats().inFlight, 0);
+  // Time still passes for whoever comes next.
+  const late = rejection(client.send(ascii("late"), { timeout: 100 }));
+  await time.pass(200);
+  assertInstanceOf(await late, RequestTimeoutError);
+  await client.close();
+});
+
+Deno.test("What a write took in part, after the connection was lost, counts as not sent", async () => {
+  using network = new StubNetwork();
+  const client = new Client({ port: PORT, maxCap: 1 });
+  await client.send(ascii("first"));
+  const [one] = network.conns as [StubConn];
+  one.hold = true;
+  const large = client.send(new Uint8Array(100_000));
+  await ticks();
+  one.take();
+  await ticks();
+  assertEquals(one.taken + one.offered, 8 + 5 + 8 + 100_000);
+  one.deliver(null);
+  one.take(10);
+  assertEquals((await large).length, "pong:".length + 100_000);
+  assertEquals(one.requests.length, 1);
+  assertEquals(client.stats().retries, 1);
+  await client.close();
+});
+
+// The new connection ----------------------------------------------------------
+
+// A request that is sent again goes out on a connection dialled since it was
+// lost: the others may lead to the server that has just gone, whose end on them
+// has not been read yet.
+
+/** Opens `count` connections that have each given a response. */
+async function warm(client: Client, count: number): Promise<void> {
+  await Promise.all(
+    Array.from({ length: count }, () => client.send(ascii("first"))),
+  );
+  assertEquals(client.stats().pool.idle, count);
+}
+
+for (const pipelining of [1, 4]) {
+  Deno.test(`A request is sent again on a new connection, since the idle ones may have ended too (pipelining ${pipelining})`, async () => {
+    using network = new StubNetwork();
+    await using client = new Client({
+      port: PORT,
+      maxCap: 3,
+      pipelining,
+      idempotent: true,
+    });
+    await warm(client, 3);
+    const old = [...network.conns];
+    for (const conn of old) conn.onRequest = undefined;
+    const sending = client.send(ascii("again"));
+    await ticks();
+    const first = old.find((conn) => conn.requests.includes("again"))!;
+    // They end in one turn: the first is noticed while the others look idle.
+    first.deliver(null);
+    for (const conn of old) if (conn !== first) conn.deliver(null);
+    assertEquals(textOf(await sending), "pong:again");
+    assertEquals(network.requests.filter((r) => r === "again").length, 2);
+    assertEquals(network.conns.length, 4);
+    assertEquals(client.stats().retries, 1);
+  });
+}
+
+Deno.test("Requests that are sent again share a new connection, and leave busy ones alone", async () => {
+  using network = new StubNetwork();
+  await using client = new Client({
+    port: PORT,
+    maxCap: 2,
+    pipelining: 3,
+    idempotent: true,
+  });
+  await warm(client, 2);
+  const [one, two] = network.conns as [StubConn, StubConn];
+  one.onRequest = two.onRequest = undefined;
+  const names = ["a", "b", "c", "d"];
+  const sending = names.map((name) => client.send(ascii(name)));
+  await ticks();
+  const lost = one.requests.slice(1);
+  const kept = two.requests.slice(1);
+  assertEquals([lost.length, kept.length], [2, 2]);
+  one.deliver(null);
+  const texts = names.map((_, i) => sending[i]!.then(textOf));
+  for (const name of lost) {
+    assertEquals(await texts[names.indexOf(name)], `pong:${name}`);
+  }
+  assertEquals(network.conns[2]!.requests, lost);
+  assertEquals(two.requests.slice(1), kept);
+  assertEquals(two.closed, false);
+  two.respond(...kept.map((name) => `pong:${name}`));
+  assertEquals(await Promise.all(texts), names.map((name) => `pong:${name}`));
+  assertEquals(network.conns.length, 3);
+});
+
+Deno.test("Requests that were lost together need one dial, also when it begins with the first of them", async () => {
+  using network = new StubNetwork();
+  await using client = new Client({ port: PORT, maxCap: 1, pipelining: 4 });
+  await warm(client, 1);
+  const [one] = network.conns as [StubConn];
+  one.hold = true;
+  const names = ["a", "b", "c", "d"];
+  const sending = names.map((name) => client.send(ascii(name)));
+  await ticks();
+  // The write under way settles late, when the place is free again.
+  one.stuck = true;
+  one.deliver(null);
+  await ticks();
+  one.refuse(new Deno.errors.BrokenPipe("broken"));
+  assertEquals(
+    (await Promise.all(sending)).map(textOf),
+    names.map((name) => `pong:${name}`),
+  );
+  assertEquals(network.conns.length, 2);
+  assertEquals(network.conns[1]!.requests, names);
+});
+
+Deno.test("A request that is sent again gives up its turn on a connection older than its loss", async () => {
+  const conns = Array.from({ length: 4 }, () => StubConn.pong());
+  const dialled: StubConn[] = [];
+  const held = Promise.withResolvers<void>();
+  using _ = replace("connect", async () => {
+    const conn = conns[dialled.length]!;
+    dialled.push(conn);
+    if (dialled.length > 2) await held.promise;
+    return conn;
+  });
+  await using client = new Client({ port: PORT, maxCap: 2, idempotent: true });
+  await warm(client, 2);
+  const [one, two] = conns as [StubConn, StubConn, ...StubConn[]];
+  one.onRequest = two.onRequest = undefined;
+  const a = outcomeOf(client.send(ascii("a")));
+  const b = outcomeOf(client.send(ascii("b")));
+  await ticks();
+  const [first, second] = one.requests.includes("a") ? [one, two] : [two, one];
+  first.deliver(null);
+  await ticks();
+  assertEquals(dialled.length, 3); // And it does not come about yet.
+  // The other connection is answered and free; the one in line does not take it.
+  second.respond("pong:b");
+  assertEquals(textOf(await b as Uint8Array), "pong:b");
+  assertEquals(await stateOf(a), "pending");
+  assertEquals(second.requests.includes("a"), false);
+  held.resolve();
+  assertEquals(textOf(await a as Uint8Array), "pong:a");
+  assertEquals(client.stats().retries, 1);
+});
+
+Deno.test("A request that is lost again, on its new connection, is rejected", async () => {
+  using network = new StubNetwork((index) =>
+    index === 0 ? StubConn.pong() : new StubConn()
+  );
+  await using client = new Client({ port: PORT, maxCap: 1, idempotent: true });
+  await warm(client, 1);
+  network.conns[0]!.onRequest = undefined;
+  const outcome = outcomeOf(client.send(ascii("twice")));
+  await ticks();
+  network.conns[0]!.deliver(null);
+  await ticks();
+  assertEquals(network.conns[1]!.requests, ["twice"]);
+  network.conns[1]!.deliver(null);
+  const error = await outcome;
+  assertInstanceOf(error, ConnectionLostError);
+  assertEquals(error.requestSent, true);
+  assertEquals(network.conns.length, 2);
+});
+
+Deno.test("A connection that is declined unused, being older than the loss, fails nobody", async () => {
+  const conns = Array.from({ length: 4 }, () => StubConn.pong());
+  const dialled: StubConn[] = [];
+  const held = Promise.withResolvers<void>();
+  using _ = replace("connect", async () => {
+    const conn = conns[dialled.length]!;
+    dialled.push(conn);
+    if (dialled.length === 2) await held.promise;
+    return conn;
+  });
+  await using client = new Client({ port: PORT, maxCap: 2, idempotent: true });
+  await warm(client, 1);
+  const [first] = conns as [StubConn, ...StubConn[]];
+  first.onRequest = undefined;
+  const a = outcomeOf(client.send(ascii("a")));
+  // Dialled before the loss, it comes about after it, for somebody who is gone.
+  const controller = new AbortController();
+  const { signal } = controller;
+  const b = outcomeOf(client.send(ascii("b"), { signal }));
+  await ticks();
+  assertEquals(dialled.length, 2);
+  controller.abort("gone");
+  assertEquals(await b, "gone");
+  first.deliver(null);
+  held.resolve();
+  assertEquals(textOf(await a as Uint8Array), "pong:a");
+  assertEquals(conns[1]!.requests, []);
+});
+
+// The time that is left -------------------------------------------------------
+
+Deno.test("A request that is sent again has no more time than it was given", async () => {
+  // The worst there is: lost just before a sweep would have seen it, and
+  // dialled for past the next one.
+  const timeout = 10_000;
+  const sweep = timeout / 20;
+  for (const lostAt of [1, sweep - 1, sweep + 1, timeout / 2]) {
+    for (const dialFor of [0, sweep - 10, sweep + 10]) {
+      using time = new FakeTime();
+      using network = new StubNetwork();
+      const client = newClient({ maxCap: 1, requestTimeout: timeout });
+      await client.send(ascii("first"));
+      const [one] = network.conns as [StubConn];
+      one.onRequest = undefined;
+      using _dial = replace("connect", async () => {
+        await new Promise((resolve) => setTimeout(resolve, dialFor));
+        const conn = new StubConn();
+        network.conns.push(conn);
+        return conn;
+      });
+      const start = time.now;
+      const options = { idempotent: true };
+      const sent = fate(client.send(ascii("a"), options), time);
+      await time.pass(lostAt);
+      one.deliver(null);
+      await time.pass(2 * timeout);
+      assertEquals(network.conns[1]!.requests, ["a"]);
+      const { error, at } = await sent;
+      assertInstanceOf(error, RequestTimeoutError);
+      assertInTime(at - start, timeout);
+      await end(client, time);
+    }
+  }
+});
+
+Deno.test("A request that is sent again times out no later than another", async () => {
+  for (let phase = 0; phase < 50; phase += 3) {
+    using time = new FakeTime();
+    const conns: StubConn[] = [];
+    const dials: (() => void)[] = [];
+    using _dial = replace("connect", () => {
+      const { promise, resolve } = Promise.withResolvers<StubConn>();
+      dials.push(() => resolve(conns[conns.push(new StubConn()) - 1]!));
+      return promise;
+    });
+    const client = new Client({ port: PORT, maxCap: 1, requestTimeout: 403 });
+    const a = client.send(ascii("a"));
+    await ticks();
+    dials.shift()!();
+    await ticks();
+    conns[0]!.respond("A");
+    await a;
+    // It is lost before a sweep has seen it, and sent again right after one.
+    conns[0]!.hold = true;
+    await time.pass(1);
+    const start = time.now;
+    const b = fate(client.send(ascii("b")), time);
+    await time.pass(23);
+    conns[0]!.deliver(new Deno.errors.ConnectionReset("reset"));
+    await time.pass(phase);
+    dials.shift()!();
+    await time.pass(600);
+    assertEquals(conns[1]!.requests, ["b"]);
+    assertInTime((await b).at - start, 403);
+    await end(client, time);
+  }
+});
+
+// On real sockets -------------------------------------------------------------
 
 Deno.test("A large request of which the server took a part was not sent", async () => {
   using server = new ScriptedServer();

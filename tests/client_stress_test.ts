@@ -6,16 +6,10 @@
 import { assertEquals, assertGreater } from "@std/assert";
 import { Client } from "../client.ts";
 import { encodeFrame, FrameReader } from "../codec.ts";
-import { chosenSeed, longRun, type Random } from "./codec_support.ts";
-import {
-  eventually,
-  idOf,
-  Ledger,
-  responseTo,
-  seeded,
-  sleep,
-  Traffic,
-} from "./traffic.ts";
+import { chosenSeed, longRun, type Random, seeded } from "./random_support.ts";
+import { CA, CERT, KEY } from "./tls_support.ts";
+import { eventually, sleep } from "./time_support.ts";
+import { idOf, Ledger, responseTo, Traffic } from "./traffic_support.ts";
 
 const REQUESTS = longRun() ? 60_000 : 3000;
 
@@ -81,15 +75,6 @@ async function serve(
   }
 }
 
-const TLS = {
-  cert: await testdata("localhost.pem"),
-  key: await testdata("localhost_key.pem"),
-};
-
-function testdata(name: string): Promise<string> {
-  return Deno.readTextFile(new URL(`testdata/${name}`, import.meta.url));
-}
-
 for (
   const { name, pipelining, tls } of [
     { name: "one at a time", pipelining: 1, tls: false },
@@ -102,7 +87,7 @@ for (
       const ledger = new Ledger(REQUESTS + 1000);
       const address = { hostname: "127.0.0.1", port: 0 };
       const listener = tls
-        ? Deno.listenTls({ ...address, ...TLS })
+        ? Deno.listenTls({ ...address, cert: CERT, key: KEY })
         : Deno.listen(address);
       const ends = Object.fromEntries(ENDS.map((end) => [end, 0]));
       const whims = { accepted: 0, connections: 0, ends } as Whims;
@@ -128,7 +113,7 @@ for (
       const client = new Client({
         hostname: "localhost",
         port,
-        tls: tls && { caCerts: [await testdata("ca.pem")] },
+        tls: tls && { caCerts: [CA] },
         pipelining,
         maxCap: 8,
         requestTimeout: 200,

@@ -17,8 +17,7 @@ import {
   FrameTooLargeError,
   InvalidFrameLengthError,
 } from "../codec.ts";
-
-const bytes = (...values: number[]) => Uint8Array.from(values);
+import { bytes } from "./bytes_support.ts";
 
 /** Everything that an encoder has to write. */
 function drain(encoder: FrameEncoder): Uint8Array<ArrayBuffer> {

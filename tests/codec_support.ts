@@ -1,98 +1,26 @@
-/** Small things that the codec's tests share: bytes, chance, sources and sinks. */
-import { assertEquals, assertInstanceOf } from "@std/assert";
+/**
+ * What the codec's tests share: sources and sinks that do as they are told,
+ * every way into the decoder, and the check of an error.
+ */
+import { assertEquals, assertGreater, assertInstanceOf } from "@std/assert";
 import { concat } from "@std/bytes";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import {
+  FrameDecoder,
+  FrameDecoderStream,
+  type FrameEncoder,
   FrameError,
+  type FrameOptions,
+  FrameReader,
   FrameTooLargeError,
   InvalidFrameLengthError,
   TruncatedFrameError,
 } from "../codec.ts";
+import { bytes } from "./bytes_support.ts";
 
-export const MIB = 1024 * 1024;
-
-/** Bytes from pieces: a number is one byte, text is Latin-1. */
-export function bytes(
-  ...pieces: (number | string | Uint8Array)[]
-): Uint8Array {
-  const parts = pieces.map((piece) => {
-    if (typeof piece === "number") return Uint8Array.of(piece);
-    if (typeof piece === "string") {
-      return Uint8Array.from(piece, (char) => char.charCodeAt(0));
-    }
-    return piece;
-  });
-  return concat(parts);
-}
-
-/** Bytes from hexadecimal text; blanks count for nothing. */
-export function hex(text: string): Uint8Array {
-  const digits = text.replaceAll(/\s/g, "");
-  if (digits.length % 2 !== 0) throw new Error(`odd hex: ${text}`);
-  const out = new Uint8Array(digits.length / 2);
-  for (let i = 0; i < out.length; i++) {
-    out[i] = parseInt(digits.slice(2 * i, 2 * i + 2), 16);
-  }
-  return out;
-}
-
-/** `length` bytes that differ from their neighbours, so that a shift shows. */
-export function pattern(length: number, salt = 0): Uint8Array {
-  const out = new Uint8Array(length);
-  for (let i = 0; i < length; i++) out[i] = (i * 31 + (i >> 8) + salt) & 0xff;
-  return out;
-}
-
-/** Every split of `input` into two pieces, and into single bytes. */
-export function splits(input: Uint8Array): Uint8Array[][] {
-  const all: Uint8Array[][] = [[input]];
-  for (let i = 1; i < input.length; i++) {
-    all.push([input.subarray(0, i), input.subarray(i)]);
-  }
-  all.push(Array.from(input, (byte) => Uint8Array.of(byte)));
-  return all;
-}
-
-/** Repeatable chance (mulberry32); the seed is printed when a test fails. */
-export class Random {
-  #state: number;
-
-  constructor(readonly seed: number) {
-    this.#state = seed >>> 0;
-  }
-
-  /** A number in [0, 1). */
-  next(): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let t = this.#state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  }
-
-  /** An integer from `low` to `high`, both included. */
-  between(low: number, high: number): number {
-    return low + Math.floor(this.next() * (high - low + 1));
-  }
-
-  /** True once in `n`. */
-  once(n: number): boolean {
-    return this.between(1, n) === 1;
-  }
-
-  /** One of `items`. */
-  pick<T>(items: readonly T[]): T {
-    return items[this.between(0, items.length - 1)]!;
-  }
-
-  /** `length` random bytes. */
-  bytes(length: number): Uint8Array {
-    const out = new Uint8Array(length);
-    for (let i = 0; i < length; i++) out[i] = this.between(0, 255);
-    return out;
-  }
-}
+/** Length fields of one, two and four bytes. */
+export const W1: FrameOptions = { lengthFieldLength: 1 };
+export const W2: FrameOptions = { lengthFieldLength: 2 };
+export const W4: FrameOptions = { lengthFieldLength: 4 };
 
 /** One step of a source: bytes to give, a plain result, or an error to throw. */
 export type Step = Uint8Array | number | null | Error;
@@ -167,29 +95,130 @@ export class RecordingSink {
   }
 }
 
-/** Lets everything that only waits for microtasks go on. */
-export function turn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
+/** Three frames with length fields of four bytes, and their stream. */
+export const NINE: Uint8Array = bytes(0, 0, 0, 9, "abcdefghi");
+export const THREE: Uint8Array = bytes(0, 0, 0, 3, "123");
+export const ELEVEN: Uint8Array = bytes(0, 0, 0, 11, "hello world");
+export const STREAM: Uint8Array = concat([NINE, THREE, ELEVEN]);
+
+/** What came of a stream: its frames, and the error that ended it. */
+export interface Outcome {
+  frames: Uint8Array[];
+  error: unknown;
 }
 
-/** What `fn` throws, or undefined. */
-export function thrownBy(fn: () => unknown): unknown {
+/** A way into the decoder. */
+export type Way = (
+  chunks: readonly Uint8Array[],
+  options?: FrameOptions,
+) => Outcome | Promise<Outcome>;
+
+/** Takes every frame that is whole; returns the error that ended it, if any. */
+export function drain(decoder: FrameDecoder, into: Uint8Array[]): unknown {
   try {
-    fn();
+    for (;;) {
+      const frame = decoder.decode();
+      if (frame === null) return undefined;
+      into.push(frame);
+    }
+  } catch (error) {
+    return error;
+  }
+}
+
+/** Ends the input; returns the error that this throws, if any. */
+export function finish(decoder: FrameDecoder): unknown {
+  try {
+    decoder.finish();
     return undefined;
   } catch (error) {
     return error;
   }
 }
 
-/** What `promise` is rejected with. */
-export async function rejectionOf(promise: Promise<unknown>): Promise<unknown> {
-  try {
-    await promise;
-  } catch (error) {
-    return error;
+/** Puts `chunk` into the decoder by way of its own room. */
+export function fill(decoder: FrameDecoder, chunk: Uint8Array): void {
+  let at = 0;
+  while (at < chunk.length) {
+    const room = decoder.space();
+    assertGreater(room.length, 0, "space() must never be empty");
+    const n = Math.min(room.length, chunk.length - at);
+    room.set(chunk.subarray(at, at + n));
+    decoder.advance(n);
+    at += n;
   }
-  throw new Error("the promise was fulfilled");
+}
+
+/**
+ * Five ways into the one decoder. Each takes the same chunks and must give the
+ * same frames and the same error.
+ */
+export const ways: Record<string, Way> = {
+  "push() and decode()": (chunks, options) => {
+    const decoder = new FrameDecoder(options);
+    const frames: Uint8Array[] = [];
+    for (const chunk of chunks) {
+      decoder.push(chunk);
+      const error = drain(decoder, frames);
+      if (error !== undefined) return { frames, error };
+    }
+    return { frames, error: finish(decoder) };
+  },
+  "push() of everything, then iteration": (chunks, options) => {
+    const decoder = new FrameDecoder(options);
+    const frames: Uint8Array[] = [];
+    for (const chunk of chunks) decoder.push(chunk);
+    try {
+      for (const frame of decoder) frames.push(frame);
+    } catch (error) {
+      return { frames, error };
+    }
+    return { frames, error: finish(decoder) };
+  },
+  "space() and advance()": (chunks, options) => {
+    const decoder = new FrameDecoder(options);
+    const frames: Uint8Array[] = [];
+    for (const chunk of chunks) {
+      fill(decoder, chunk);
+      const error = drain(decoder, frames);
+      if (error !== undefined) return { frames, error };
+    }
+    return { frames, error: finish(decoder) };
+  },
+  "FrameReader": async (chunks, options) => {
+    const reader = new FrameReader(new ScriptedSource(chunks), options);
+    const frames: Uint8Array[] = [];
+    try {
+      for await (const frame of reader) frames.push(frame);
+    } catch (error) {
+      return { frames, error };
+    }
+    return { frames, error: undefined };
+  },
+  "FrameDecoderStream": async (chunks, options) => {
+    const frames: Uint8Array[] = [];
+    const stream = ReadableStream.from(chunks)
+      .pipeThrough(new FrameDecoderStream(options));
+    try {
+      for await (const frame of stream) frames.push(frame);
+    } catch (error) {
+      return { frames, error };
+    }
+    return { frames, error: undefined };
+  },
+};
+
+/** Takes everything the encoder has, as the chunks it gives. */
+export function takeAll(encoder: FrameEncoder, most = Infinity): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  for (;;) {
+    const chunk = encoder.chunk();
+    if (chunk === null) return chunks;
+    assertGreater(chunk.length, 0, "a chunk must never be empty");
+    const n = Math.min(chunk.length, most);
+    chunks.push(chunk.slice(0, n));
+    encoder.advance(n);
+  }
 }
 
 const CLASSES = {
@@ -207,98 +236,4 @@ export function assertFrameError(
   assertInstanceOf(error, FrameError, message);
   assertInstanceOf(error, CLASSES[name as keyof typeof CLASSES], message);
   assertEquals(error.name, name, message);
-}
-
-/**
- * Whether the garbage collector takes what `make` gave while `holder`, which
- * has had it in its hands, is alive.
- */
-export async function isCollected(
-  holder: unknown,
-  make: () => object | Promise<object>,
-): Promise<boolean> {
-  const watched = await (async () => new WeakRef(await make()))();
-  setFlagsFromString("--expose-gc");
-  const collect: () => void = runInNewContext("gc");
-  // What a job has looked at stays alive until the job has ended.
-  await turn();
-  collect();
-  return watched.deref() === undefined && holder !== undefined;
-}
-
-/** True when the long runs are asked for. */
-export function longRun(): boolean {
-  return setting("WIREPOOL_LONG") === "1";
-}
-
-/** The seed that is asked for, or a new one. */
-export function chosenSeed(): number {
-  const seed = Number(setting("WIREPOOL_SEED") ?? NaN);
-  return Number.isInteger(seed)
-    ? seed
-    : crypto.getRandomValues(new Uint32Array(1))[0]!;
-}
-
-/** An environment variable, where the tests may see it at all. */
-function setting(variable: string): string | undefined {
-  const asked = Deno.permissions.querySync({ name: "env", variable });
-  return asked.state === "granted" ? Deno.env.get(variable) : undefined;
-}
-
-/** What a piece of work cost: bytes copied, memory asked for. */
-export interface Cost<T> {
-  result: T;
-  /** Bytes that went through `set`, `slice` or `copyWithin`. */
-  copied: number;
-  /** Bytes of new arrays, and their number. */
-  allocated: number;
-  allocations: number;
-}
-
-/**
- * Counts the work of synchronous code by watching `Uint8Array`, so that a test
- * can tell linear from quadratic without a clock.
- */
-export class Meter {
-  /** Runs `work`, and tells what it cost. */
-  static run<T>(work: () => T): Cost<T> {
-    const Original = Uint8Array;
-    const shared = Object.getPrototypeOf(Original.prototype);
-    const { set, slice, copyWithin } = shared;
-    let copied = 0;
-    let allocated = 0;
-    let allocations = 0;
-    shared.set = function (source: ArrayLike<number>, offset?: number) {
-      copied += source.length;
-      return set.call(this, source, offset);
-    };
-    shared.slice = function (...range: number[]) {
-      const piece = slice.apply(this, range);
-      copied += piece.length;
-      allocated += piece.length;
-      allocations++;
-      return piece;
-    };
-    shared.copyWithin = function (...range: number[]) {
-      copied += this.length;
-      return copyWithin.apply(this, range);
-    };
-    globalThis.Uint8Array = new Proxy(Original, {
-      construct(target, args) {
-        const made = Reflect.construct(target, args);
-        if (!(args[0] instanceof ArrayBuffer)) {
-          allocated += made.length;
-          allocations++;
-        }
-        return made;
-      },
-    });
-    try {
-      const result = work();
-      return { result, copied, allocated, allocations };
-    } finally {
-      globalThis.Uint8Array = Original;
-      Object.assign(shared, { set, slice, copyWithin });
-    }
-  }
 }

@@ -11,14 +11,13 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { Client, serve } from "@wirepool/net";
-import { freePort } from "./free_port.ts";
+import { freePort, testUnless } from "./machine_support.ts";
 import {
   exampleCommand,
   type Program,
   startExample,
 } from "./programs_support.ts";
-import { testUnless } from "./test_unless.ts";
-import { sleep } from "./traffic.ts";
+import { sleep } from "./time_support.ts";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

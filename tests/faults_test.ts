@@ -13,17 +13,10 @@ import {
 import { Client, ConnectionLostError } from "../client.ts";
 import { encodeFrame, FrameReader } from "../codec.ts";
 import { serve } from "../server.ts";
-import { chosenSeed, longRun } from "./codec_support.ts";
-import { FaultProxy } from "./fault_proxy.ts";
-import {
-  eventually,
-  Ledger,
-  PATIENCE,
-  report,
-  requestOf,
-  seeded,
-  Traffic,
-} from "./traffic.ts";
+import { FaultProxy } from "./fault_proxy_support.ts";
+import { chosenSeed, longRun, seeded } from "./random_support.ts";
+import { eventually, PATIENCE } from "./time_support.ts";
+import { Ledger, report, requestOf, Traffic } from "./traffic_support.ts";
 
 const REQUESTS = longRun() ? 105_000 : 10_500;
 

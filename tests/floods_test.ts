@@ -16,13 +16,16 @@ import {
 } from "@std/assert";
 import { Client } from "../client.ts";
 import { encodeFrame } from "../codec.ts";
-import { type ChildOptions, ChildServer, figuresOf } from "./child_server.ts";
-import { longRun, MIB } from "./codec_support.ts";
-import { testUnless } from "./test_unless.ts";
-import { eventually, report, sleep } from "./traffic.ts";
-
-const KIB = 1024;
-const windows = Deno.build.os === "windows";
+import { KIB, MIB } from "./bytes_support.ts";
+import {
+  type ChildOptions,
+  ChildServer,
+  figuresOf,
+} from "./child_server_support.ts";
+import { testUnless, windows } from "./machine_support.ts";
+import { longRun } from "./random_support.ts";
+import { eventually, sleep } from "./time_support.ts";
+import { report } from "./traffic_support.ts";
 
 /** Each server's traffic is measured so often, for so many milliseconds; the
  * medians count. */

@@ -12,8 +12,8 @@ import {
   type Transport,
   transportPair,
 } from "../codec.ts";
+import { bytes } from "./bytes_support.ts";
 
-const bytes = (...values: number[]) => Uint8Array.from(values);
 const { signal } = new AbortController();
 
 function begin(options: { bytes?: Uint8Array } = {}): {

@@ -16,7 +16,7 @@ import {
   type PoolStats,
   PoolTimeoutError,
 } from "../pool.ts";
-import { FakeClock, settle } from "./fake_clock.ts";
+import { FakeClock, settle } from "./time_support.ts";
 
 const LONG = Deno.env.get("WIREPOOL_LONG") === "1";
 const SEED = Deno.env.get("WIREPOOL_SEED");

@@ -20,7 +20,7 @@ import {
   type PoolStats,
   PoolTimeoutError,
 } from "../pool.ts";
-import { FakeClock, settle } from "./fake_clock.ts";
+import { FakeClock, settle } from "./time_support.ts";
 
 interface Resource {
   id: number;

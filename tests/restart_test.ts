@@ -6,27 +6,22 @@
  */
 import { assertEquals, assertGreater } from "@std/assert";
 import { Client, type ClientOptions } from "../client.ts";
-import { ChildServer } from "./child_server.ts";
-import { chosenSeed, longRun } from "./codec_support.ts";
-import { freePort } from "./free_port.ts";
-import { testUnless } from "./test_unless.ts";
+import { ChildServer } from "./child_server_support.ts";
+import { freePort, testUnless, windows } from "./machine_support.ts";
+import { chosenSeed, longRun, seeded } from "./random_support.ts";
+import { eventually, sleep } from "./time_support.ts";
 import {
-  eventually,
   isIdempotent,
   Ledger,
   report,
   requestOf,
-  seeded,
-  sleep,
   Traffic,
-} from "./traffic.ts";
+} from "./traffic_support.ts";
 
 /** How often a server is killed, and each server drained. */
 const ROUNDS = longRun() ? 15 : 4;
 /** Milliseconds between two rounds. */
 const ROUND = 1000;
-
-const windows = Deno.build.os === "windows";
 
 Deno.test("A server killed and started again crosses no response, and is found at the first dial", async () => {
   await seeded(chosenSeed(), async (random) => {

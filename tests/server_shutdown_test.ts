@@ -1,25 +1,30 @@
-/** The ends of a server: shutdown, close, and what keeps it alive. */
+/**
+ * The ends of a server: `shutdown()` and what it waits for, `shutdownTimeout`,
+ * `close()`, its signal, and what keeps it alive.
+ */
 import {
   assert,
   assertEquals,
   assertInstanceOf,
   assertStrictEquals,
 } from "@std/assert";
-import { type Handler, serve } from "../server.ts";
-import { freePort } from "./free_port.ts";
+import { NO_RESPONSE, serve } from "../server.ts";
+import { CountingSignal } from "./promise_support.ts";
+import { freePort } from "./machine_support.ts";
 import {
+  echo,
   exitCode,
   FakeListener,
+  FakeTime,
   heads,
   microtasks,
+  never,
   Peer,
   settle,
   StubConnection,
   until,
   wire,
 } from "./server_support.ts";
-
-const echo: Handler = (payload) => payload;
 
 /** Connects, waits to be told to, and sends what it is given in one go; then
  * it says so to a thread that is blocked, and reads to the end. */
@@ -123,12 +128,16 @@ Deno.test("Server.shutdown() ends idle connections at once, and cleanly", async 
 
 Deno.test("Server.shutdown() accepts nobody more", async () => {
   const gate = Promise.withResolvers<void>();
-  const server = serve({ port: freePort() }, () => gate.promise);
+  const server = serve({ port: freePort() }, async () => {
+    await gate.promise;
+    return NO_RESPONSE;
+  });
   using peer = await Peer.connect(server);
   await peer.send(1);
   await until(() => server.stats().inFlight === 1, "it is at work");
   const shutdown = server.shutdown();
-  await settle();
+  // What is queued is accepted first.
+  await settle(10);
   let refused: unknown;
   try {
     using late = await Peer.connect(server);
@@ -177,7 +186,10 @@ Deno.test("Server.shutdown() lets what was received finish, and its responses le
 
 Deno.test("Server.shutdown() is joined by a second call, and by finished", async () => {
   const gate = Promise.withResolvers<void>();
-  const server = serve({}, () => gate.promise);
+  const server = serve({}, async () => {
+    await gate.promise;
+    return NO_RESPONSE;
+  });
   using peer = await Peer.connect(server);
   await peer.send(1);
   await until(() => server.stats().inFlight === 1, "it is at work");
@@ -223,36 +235,22 @@ Deno.test("Server.shutdown() forces when its signal aborts, also in a second cal
 });
 
 Deno.test("Server.shutdown() lets go of its signals once it is over", async () => {
-  const counted = () => {
-    const { signal } = new AbortController();
-    const { addEventListener, removeEventListener } = signal;
-    let listeners = 0;
-    signal.addEventListener = (...args: unknown[]) => {
-      listeners++;
-      addEventListener.apply(signal, args as never);
-    };
-    signal.removeEventListener = (...args: unknown[]) => {
-      listeners--;
-      removeEventListener.apply(signal, args as never);
-    };
-    return { signal, listeners: () => listeners };
-  };
-  const lifetime = counted();
-  const drain = counted();
+  const lifetime = new CountingSignal();
+  const drain = new CountingSignal();
   const server = serve({ signal: lifetime.signal }, echo);
   using peer = await Peer.connect(server);
   await peer.ask(1);
-  assertEquals(lifetime.listeners(), 1);
+  assertEquals(lifetime.listeners, 1);
   await server.shutdown({ signal: drain.signal });
   await settle(1);
-  assertEquals([lifetime.listeners(), drain.listeners()], [0, 0]);
+  assertEquals([lifetime.listeners, drain.listeners], [0, 0]);
 });
 
 Deno.test("Server.close() ends everything now, and aborts the handlers' signals", async () => {
   const reasons: unknown[] = [];
   const server = serve({ onError: () => assert(false) }, async (_, context) => {
     const { signal } = context;
-    await new Promise((_, reject) =>
+    return await new Promise<never>((_, reject) =>
       signal.addEventListener("abort", () => {
         reasons.push(signal.reason);
         reject(signal.reason);
@@ -378,6 +376,214 @@ Deno.test("await using shuts a server down", async () => {
   assertEquals(await answer, Uint8Array.of(1));
 });
 
+// Limits in time --------------------------------------------------------------
+
+Deno.test("shutdownTimeout forces, and aborts the handlers' signals", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({ shutdownTimeout: 2000 }, async (payload, context) => {
+    if (payload[0] === 1) return payload;
+    context.signal.addEventListener(
+      "abort",
+      () => reasons.push(context.signal.reason),
+    );
+    return await new Promise<never>(() => {});
+  });
+  const reasons: unknown[] = [];
+  const conn = new StubConnection();
+  conn.feed(wire([1, 2]));
+  listener.push(conn);
+  await microtasks();
+  const shutdown = server.shutdown();
+  await time.advance(1999);
+  assertEquals([conn.closes, reasons.length], [0, 0]);
+  assertEquals(heads(conn.answers()), [1]);
+  await time.advance(1);
+  assertEquals(conn.closes, 1);
+  assertEquals(reasons.length, 1);
+  assertEquals((reasons[0] as Error).message, "The server was closed");
+  await shutdown;
+  await server.finished;
+  assertEquals(time.timers, 0);
+});
+
+Deno.test("shutdownTimeout is 10 seconds, and 0 is for ever", async () => {
+  for (const [options, waits] of [[{}, 10_000], [{ shutdownTimeout: 0 }, 0]]) {
+    using time = new FakeTime();
+    using listener = new FakeListener();
+    const server = serve(options as object, () => never as Promise<never>);
+    const conn = new StubConnection();
+    conn.feed(wire([1]));
+    listener.push(conn);
+    await microtasks();
+    const shutdown = server.shutdown();
+    await time.advance(9999);
+    assertEquals(conn.closes, 0);
+    await time.advance(1);
+    assertEquals(conn.closes, waits === 0 ? 0 : 1);
+    if (waits === 0) {
+      await time.advance(1e6);
+      assertEquals(conn.closes, 0);
+      server.close();
+    }
+    await shutdown;
+    assertEquals(time.timers, 0);
+  }
+});
+
+Deno.test("Server.shutdown() ends in time although a peer does not end its side", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({}, echo);
+  const conn = new StubConnection({ closeWrite: () => Promise.resolve() });
+  // Half a frame: the peer is not idle, so it is not just closed.
+  conn.feed(wire([1, 2]).subarray(0, 12));
+  listener.push(conn);
+  await microtasks();
+  const shutdown = server.shutdown();
+  await time.advance(400);
+  assertEquals([conn.closeWrites, conn.closes], [1, 0]);
+  await time.advance(101);
+  assertEquals(conn.closes, 1);
+  await shutdown;
+  assertEquals(heads(conn.answers()), [1]);
+  assertEquals(time.timers, 0);
+});
+
+Deno.test("Server.shutdown() reads on for two turns in which nothing comes", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({}, echo);
+  const conns = [new StubConnection(), new StubConnection()];
+  listener.push(...conns);
+  await microtasks();
+  const shutdown = server.shutdown();
+  // Due in the same turn as the server's own look, and after it.
+  setTimeout(() => {
+    conns[0]!.feed(wire([1]));
+    setTimeout(() => conns[1]!.feed(wire([2])), 0);
+  }, 0);
+  await time.advance(0);
+  assertEquals(conns.map((conn) => heads(conn.answers())), [[1], [2]]);
+  await shutdown;
+  assertEquals(time.timers, 0);
+});
+
+Deno.test("Server.shutdown() does not wait for a peer that never stops sending", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({}, echo);
+  const frame = wire([1]);
+  const conn = new StubConnection({
+    read: async (p) => {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      p.set(frame);
+      return frame.length;
+    },
+  });
+  listener.push(conn);
+  await microtasks();
+  const shutdown = server.shutdown();
+  await time.advance(0);
+  assertEquals(conn.closeWrites, 1);
+  conn.feed(null);
+  await time.advance(500);
+  await shutdown;
+  assertEquals(conn.closes, 1);
+  assertEquals(conn.answers().length, server.stats().requests);
+});
+
+Deno.test("Server.shutdown() accepts and serves who is in the queue", async () => {
+  const server = serve({}, echo);
+  const { port } = server.addr;
+  // Another process connects and sends while this thread is busy: nobody is
+  // accepted meanwhile.
+  const diallers = new Deno.Command("deno", {
+    args: [
+      "eval",
+      `const answers = await Promise.all(Array.from({ length: 100 }, async (_, i) => {
+        const conn = await Deno.connect({ hostname: "127.0.0.1", port: ${port} });
+        await conn.write(new Uint8Array([0, 0, 0, 0, 0, 0, 0, 1, i]));
+        if (i === 99) Deno.stdout.writeSync(new Uint8Array([1]));
+        const p = new Uint8Array(10);
+        const n = await conn.read(p);
+        const end = await conn.read(new Uint8Array(1));
+        conn.close();
+        return n === 9 && p[8] === i && end === null;
+      }));
+      Deno.exit(answers.every((good) => good) ? 0 : 1);`,
+    ],
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const reader = diallers.stdout.getReader();
+  await reader.read();
+  const busy = performance.now() + 300;
+  while (performance.now() < busy);
+  await server.shutdown();
+  assertEquals((await diallers.status).code, 0);
+  await reader.cancel();
+  assertEquals(server.stats().requests, 100);
+});
+
+Deno.test("Server.shutdown() keeps to maxConnections for who is in the queue", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({ maxConnections: 2 }, echo);
+  const conns = Array.from({ length: 4 }, () => new StubConnection());
+  listener.push(...conns);
+  await time.advance(0);
+  await time.until(server.shutdown());
+  assertEquals(server.stats().totalConnections, 2);
+  assertEquals(conns.map(({ closes }) => closes), [1, 1, 0, 0]);
+  assertEquals(time.timers, 0);
+});
+
+Deno.test("Server.shutdown() half-closes idle connections, and waits half a second for their ends", async () => {
+  for (const ends of [true, false]) {
+    using time = new FakeTime();
+    using listener = new FakeListener();
+    const server = serve({}, echo);
+    const conn = new StubConnection({ closeWrite: () => Promise.resolve() });
+    listener.push(conn);
+    await time.advance(0);
+    const shutdown = server.shutdown();
+    await time.advance(10);
+    assertEquals([conn.closeWrites, conn.closes], [1, 0]);
+    if (ends) conn.feed(null);
+    else await time.advance(480);
+    await time.advance(0);
+    assertEquals(conn.closes, ends ? 1 : 0);
+    await time.until(shutdown);
+    assertEquals(conn.closes, 1);
+  }
+});
+
+Deno.test("A connection that is accepted in the moment of the end is drained, or closed", async () => {
+  for (const end of ["shutdown", "close"] as const) {
+    using time = new FakeTime();
+    using listener = new FakeListener();
+    const server = serve({}, echo);
+    const conn = new StubConnection();
+    const { close } = listener;
+    listener.close = () => {
+      // It comes along with the listener's end.
+      conn.feed(wire([1]));
+      listener.push(conn);
+      close.call(listener);
+    };
+    await time.advance(0);
+    server[end]();
+    await time.advance(20);
+    await time.until(server.finished);
+    assertEquals(conn.closes, 1);
+    assertEquals(heads(conn.answers()), end === "shutdown" ? [1] : []);
+    assertEquals(time.timers, 0);
+  }
+});
+
+// The process -----------------------------------------------------------------
+
 Deno.test("ref() and unref() reach the listener and every connection, new ones too", async () => {
   class Refed extends StubConnection {
     readonly refs: boolean[] = [];
@@ -405,12 +611,10 @@ Deno.test("ref() and unref() reach the listener and every connection, new ones t
     [false, true],
     [],
   ]);
-  const shutdown = server.shutdown();
+  await server.shutdown();
   // The listener is closed: nothing is asked of it any more.
   server.unref();
   server.ref();
-  await shutdown;
-  server.unref();
   assertEquals(listener.refs, [false, true]);
 });
 

@@ -1,14 +1,26 @@
-/** What the server's tests share: the other side of a connection, a connection
- * and a listener that do as they are told, and a clock that is wound by hand. */
+/**
+ * What the server's tests share: the other side of a connection, a connection
+ * and a listener that do as they are told, and a clock that is wound by hand.
+ */
 import { concat } from "@std/bytes";
 import { connect, type Socket } from "node:net";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
-import { encodeFrame, FrameDecoder, type FrameOptions } from "../codec.ts";
-import type { ServableConnection, Server } from "../server.ts";
+import {
+  encodeFrame,
+  FrameDecoder,
+  type FrameOptions,
+  type Transport,
+} from "../codec.ts";
+import type { Handler, Server } from "../server.ts";
+import { sleep } from "./time_support.ts";
 
 // The real ones, whatever a FakeTime puts in their place.
 const { setTimeout: startTimer } = globalThis;
+
+/** Answers a request with itself. */
+export const echo: Handler = (payload) => payload;
+
+/** What a handler that never answers returns. */
+export const never: Promise<never> = new Promise(() => {});
 
 /** A length field that no limit allows. */
 export const BAD_HEADER: Uint8Array = new Uint8Array(8).fill(0xff);
@@ -36,6 +48,11 @@ export function unwire(
   return [...decoder];
 }
 
+/** The numbers from one to another, both included. */
+export function range(from: number, to: number): number[] {
+  return Array.from({ length: to - from + 1 }, (_, i) => from + i);
+}
+
 /** The first bytes of payloads. */
 export function heads(payloads: readonly Uint8Array[]): (number | undefined)[] {
   return payloads.map((payload) => payload[0]);
@@ -51,18 +68,6 @@ export async function settle(turns = 2): Promise<void> {
 /** Lets what waits for no event go on: all that a stub ever waits for. */
 export async function microtasks(): Promise<void> {
   for (let i = 0; i < 50; i++) await undefined;
-}
-
-/** Leaves nothing in the heap but what is used. */
-export function collectGarbage(): void {
-  setFlagsFromString("--expose-gc");
-  const collect: () => void = runInNewContext("gc");
-  collect();
-}
-
-/** Waits on the real clock. */
-export function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => startTimer(resolve, ms));
 }
 
 /** Waits until something is so; fails when it does not come about. */
@@ -190,7 +195,7 @@ export interface StubOptions {
 }
 
 /** A connection without a socket. A read waits for the next step. */
-export class StubConnection implements ServableConnection {
+export class StubConnection implements Transport {
   /** What each write was given, copied. */
   readonly writes: Uint8Array[] = [];
   /** The memory of every read. */
@@ -451,6 +456,16 @@ export class FakeTime implements Disposable {
       await microtasks();
     }
     this.#now = end;
+  }
+
+  /** Winds the clock on until a promise settles, for two seconds at most. */
+  async until<T>(promise: Promise<T>): Promise<T> {
+    let settled = false;
+    const settle = () => settled = true;
+    promise.then(settle, settle);
+    for (let ms = 0; ms < 2000 && !settled; ms++) await this.advance(1);
+    if (!settled) throw new Error("It did not settle");
+    return await promise;
   }
 
   #add(timer: FakeTimer): number {

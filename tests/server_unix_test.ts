@@ -1,45 +1,30 @@
 /** The server on Unix sockets; run apart, see `test:unix` in deno.json. */
 import { assertEquals, assertThrows } from "@std/assert";
-import { type HandlerContext, serve } from "../server.ts";
+import { type HandlerContext, NO_RESPONSE, serve } from "../server.ts";
+import { testUnix } from "./machine_support.ts";
 import { BAD_HEADER, heads, Peer, settle, until } from "./server_support.ts";
-import { testUnless } from "./test_unless.ts";
 
-const NO_SOCKETS = Deno.build.os === "windows" &&
-  "not every Windows has Unix sockets";
+testUnix("A server listens on a Unix socket", async (path) => {
+  const contexts: HandlerContext[] = [];
+  await using server = serve({ path, concurrency: 2 }, (payload, context) => {
+    contexts.push(context);
+    return payload[0] === 1 ? Promise.resolve(payload) : payload;
+  });
+  assertEquals(server.addr, { transport: "unix", path });
+  assertThrows(() => serve({ path }, () => NO_RESPONSE), Deno.errors.AddrInUse);
+  using conn = await Deno.connect({ transport: "unix", path });
+  const peer = new Peer(conn);
+  await peer.send(1, 2, 3);
+  assertEquals(heads(await peer.receiveAll(3)), [1, 2, 3]);
+  assertEquals(contexts[0]!.localAddr, { transport: "unix", path });
+  assertEquals(contexts[0]!.remoteAddr.transport, "unix");
+  await peer.write(BAD_HEADER);
+  assertEquals(await peer.receive(), null);
+});
 
-const test = (name: string, fn: () => Promise<void>) =>
-  testUnless(NO_SOCKETS, name, fn);
-
-async function withPath(fn: (path: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await fn(`${folder}/socket`);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
-test("A server listens on a Unix socket", () =>
-  withPath(async (path) => {
-    const contexts: HandlerContext[] = [];
-    await using server = serve({ path, concurrency: 2 }, (payload, context) => {
-      contexts.push(context);
-      return payload[0] === 1 ? Promise.resolve(payload) : payload;
-    });
-    assertEquals(server.addr, { transport: "unix", path });
-    assertThrows(() => serve({ path }, () => {}), Deno.errors.AddrInUse);
-    using conn = await Deno.connect({ transport: "unix", path });
-    const peer = new Peer(conn);
-    await peer.send(1, 2, 3);
-    assertEquals(heads(await peer.receiveAll(3)), [1, 2, 3]);
-    assertEquals(contexts[0]!.localAddr, { transport: "unix", path });
-    assertEquals(contexts[0]!.remoteAddr.transport, "unix");
-    await peer.write(BAD_HEADER);
-    assertEquals(await peer.receive(), null);
-  }));
-
-test("A server on a Unix socket shuts down, and another may follow", () =>
-  withPath(async (path) => {
+testUnix(
+  "A server on a Unix socket shuts down, and another may follow",
+  async (path) => {
     for (let round = 0; round < 2; round++) {
       const server = serve({ path }, async (payload) => {
         await settle(2);
@@ -56,4 +41,5 @@ test("A server on a Unix socket shuts down, and another may follow", () =>
       conn.close();
       await shutdown;
     }
-  }));
+  },
+);

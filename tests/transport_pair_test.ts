@@ -4,8 +4,7 @@
  */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FrameReader, FrameWriter, transportPair } from "../codec.ts";
-
-const bytes = (...values: number[]) => Uint8Array.from(values);
+import { bytes } from "./bytes_support.ts";
 
 Deno.test("transportPair() carries bytes both ways, in order and in any pieces", async () => {
   const [here, there] = transportPair();

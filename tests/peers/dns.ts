@@ -1,7 +1,7 @@
 /** DNS over TCP: our client asks dnsmasq, and dig asks our server. */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Client } from "@wirepool/net";
-import { freePort } from "../free_port.ts";
+import { freePort } from "../machine_support.ts";
 import { Program, startExample, testPeers } from "../programs_support.ts";
 
 async function startDnsmasq(path: string, port: number): Promise<Program> {

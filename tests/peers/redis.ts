@@ -1,7 +1,7 @@
 /** The generic pool over connections to a real Redis. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { Pool } from "@wirepool/net/pool";
-import { freePort } from "../free_port.ts";
+import { freePort } from "../machine_support.ts";
 import { Program, startExample, testPeers } from "../programs_support.ts";
 
 async function startRedis(
