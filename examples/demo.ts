@@ -106,9 +106,10 @@ function report(): void {
     row(figure, cells);
   }
   console.log("\nThe pools:");
-  const stats: Record<string, number> = { ...pipelined.stats().pool };
+  const stats: Record<string, unknown> = { ...pipelined.stats().pool };
   for (const [name, n] of Object.entries(pooled.stats().pool)) {
-    row(name, ["", text(n), text(stats[name])]);
+    if (typeof n !== "number") continue;
+    row(name, ["", text(n), text(Number(stats[name]))]);
   }
 }
 

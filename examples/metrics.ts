@@ -47,7 +47,8 @@ await using client = new Client({
 });
 
 /** Figures of now; the others are totals since the start. */
-const GAUGE = /^(connections|inFlight|open|idle|inUse|opening|waiting)$/;
+const GAUGE =
+  /^(connections|inFlight|open|idle|inUse|opening|waiting|pending|maxCap|closed)$/;
 
 function lines(prefix: string, stats: object): string[] {
   return Object.entries(stats).flatMap(([key, value]) => {
@@ -56,7 +57,7 @@ function lines(prefix: string, stats: object): string[] {
     const total = `${snake.replace(/^total_|_count$/, "")}_total`;
     const type = GAUGE.test(key) ? "gauge" : "counter";
     const name = `${prefix}_${type === "gauge" ? snake : total}`;
-    return [`# TYPE ${name} ${type}`, `${name} ${value}`];
+    return [`# TYPE ${name} ${type}`, `${name} ${Number(value)}`];
   });
 }
 
@@ -73,7 +74,6 @@ Deno.serve({ port: metricsPort, hostname: "127.0.0.1" }, () => {
   return new Response(`${page.join("\n")}\n`, { headers });
 });
 
-for (;;) {
+for (;; await new Promise((wake) => setTimeout(wake, 100))) {
   await client.send(new Uint8Array(100)); // Something to measure.
-  await new Promise((wake) => setTimeout(wake, 100));
 }
