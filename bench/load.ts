@@ -1,6 +1,7 @@
 // A child process that sends: load on the servers, and the clients that are
 // compared. Every count is of answers, of which samples are checked.
 
+import process from "node:process";
 import { Client } from "../client.ts";
 import { answer, sleep } from "./child.ts";
 import {
@@ -41,7 +42,17 @@ class Meter {
   }
 }
 
-interface FrameLoad {
+/** What a load of frames came to. */
+export interface Frames {
+  /** Answers per second. */
+  readonly rate: number;
+  /** All answers, those in the run-up as well. */
+  readonly count: number;
+  /** The part of one core that the load itself took. */
+  readonly share: number;
+}
+
+export interface FrameLoad {
   /** Of those that are held, so many are used. */
   connections: number;
   /** Frames sent at a time. */
@@ -81,9 +92,11 @@ await answer({
     }
   },
 
-  /** Frames, a batch at a time on each connection; answers per second. */
-  async frames(load: FrameLoad): Promise<number> {
+  /** Frames, a batch at a time on each connection. */
+  async frames(load: FrameLoad): Promise<Frames> {
     const meter = new Meter();
+    const start = performance.now();
+    const before = process.cpuUsage();
     const request = makeFrames(makePayload(load.payload), load.batch);
     const done = repeat(load.connections, async (index) => {
       const conn = held[index]!;
@@ -99,7 +112,31 @@ await answer({
         meter.count += load.batch;
       }
     });
-    return await outcome(meter.measure(load.seconds), done);
+    const rate = await outcome(meter.measure(load.seconds), done);
+    const { user, system } = process.cpuUsage(before);
+    const elapsed = 1000 * (performance.now() - start);
+    return { rate, count: meter.count, share: (user + system) / elapsed };
+  },
+
+  /** Sends frames cut into pieces of every size up to a point, and checks that
+   * they come back: who is measured is to work, too. */
+  async cut(port: number): Promise<void> {
+    using conn = await connect(port);
+    for (const length of [0, 1, 64, 5000, 100_000]) {
+      const sent = makeFrames(makePayload(length), 3);
+      const most = Math.min(sent.length, 40);
+      for (let size = 1; size <= most; size++) {
+        const answer = new Uint8Array(sent.length);
+        const answered = mustRead(conn, answer);
+        // The first pieces are cut, the rest goes as a whole.
+        for (let at = 0; at < most; at += size) {
+          const end = at + size >= most ? sent.length : at + size;
+          await writeAll(conn, sent.subarray(at, end));
+        }
+        await answered;
+        check(answer, sent);
+      }
+    }
   },
 
   /** The hand-written client: a connection for each caller. */

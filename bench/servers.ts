@@ -2,16 +2,19 @@
 
 import process from "node:process";
 import { serve } from "../server.ts";
+import { echoLarge, echoMany } from "./by_hand.ts";
 import { answer } from "./child.ts";
 import { ECHO_SERVICE, type Grpc, importPeer } from "./peers.ts";
 import { readAll, writeAll } from "./wire.ts";
 
 /** Longest payload that the naive loop takes. */
-const MAX_NAIVE = 64 * 1024;
+const MAX_NAIVE = 128 * 1024;
 
 /** Servers by name; each gives its port, or null where a peer is missing. */
 const SERVERS: Record<string, () => number | Promise<number | null>> = {
   wirepool: () => (serve({}, (payload) => payload).addr as Deno.NetAddr).port,
+  "by hand": () => listen(echoMany),
+  "by hand, large": () => listen(echoLarge),
   /** Echoes bytes as they come; it parses nothing. */
   raw: () => listen((conn) => echo(conn, 64 * 1024)),
   "raw 4 KiB": () => listen((conn) => echo(conn, 4 * 1024)),
@@ -30,7 +33,7 @@ await answer({
   /** CPU time in microseconds and resident memory in bytes, so far. */
   usage() {
     const { user, system } = process.cpuUsage();
-    return { cpu: user + system, rss: Deno.memoryUsage().rss };
+    return { cpu: user + system, user, rss: Deno.memoryUsage().rss };
   },
 });
 
