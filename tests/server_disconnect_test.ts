@@ -8,10 +8,11 @@ import {
   assertEquals,
   assertInstanceOf,
   assertStrictEquals,
+  fail,
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import { type FrameOptions, FrameTooLargeError } from "../codec.ts";
-import { serve, serveConnection } from "../server.ts";
+import { NO_RESPONSE, serve, serveConnection } from "../server.ts";
 import { CountingSignal } from "./promise_support.ts";
 import {
   BAD_HEADER,
@@ -220,7 +221,7 @@ Deno.test("A connection whose peer no longer answers TCP's probes is no error", 
       write: (p) => Promise.resolve(p.length),
       close() {},
     },
-    () => null,
+    () => NO_RESPONSE,
     { onError: (error) => reported.push(error) },
   );
   assertEquals(reported, []);
@@ -355,7 +356,7 @@ Deno.test("An aborted signal closes the connection now, and lets go of the signa
 
   const late = new StubConnection();
   late.feed(wire([1]));
-  await serveConnection(late, () => assert(false), { signal });
+  await serveConnection(late, () => fail("handled"), { signal });
   assertEquals([late.closes, late.reads], [1, 0]);
   assertEquals(abort.listeners, 0);
 });

@@ -4,6 +4,7 @@ import { concat } from "@std/bytes";
 import { Client } from "../client.ts";
 import {
   type HandlerContext,
+  NO_RESPONSE,
   serve,
   serveConnection,
   type ServerHooks,
@@ -44,7 +45,7 @@ Deno.test("hooks are told of each request before and after its handler", async (
     assertStrictEquals(itsContext, context);
     count++;
     if (count === 2) throw failure;
-    if (count === 4) return;
+    if (count === 4) return NO_RESPONSE;
     await microtasks();
     return new Uint8Array(10 * payload.length);
   }, { hooks, onError: () => new Uint8Array(100) });
@@ -124,7 +125,7 @@ Deno.test("Server.stats() counts what there is and what there was", async () => 
   await using server = serve({ concurrency: 2 }, async (payload) => {
     if (payload[0] === 9) throw new Error("no");
     if (payload[0] === 2) await gate.promise;
-    return payload[0] === 3 ? null : concat([payload, payload]);
+    return payload[0] === 3 ? NO_RESPONSE : concat([payload, payload]);
   });
   const nothing = {
     connections: 0,

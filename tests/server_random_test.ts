@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
 import { concat, startsWith } from "@std/bytes";
 import { encodeFrame, type FrameOptions } from "../codec.ts";
-import { serve, type Server } from "../server.ts";
+import { type Handler, NO_RESPONSE, serve, type Server } from "../server.ts";
 import { chosenSeed, longRun, Random } from "./random_support.ts";
 import {
   FakeListener,
@@ -244,18 +244,18 @@ async function round(random: Random): Promise<void> {
   const fateOf = (
     fate: Fate,
     answer: Uint8Array,
-  ): Uint8Array | void | Promise<Uint8Array | void> => {
+  ): ReturnType<Handler> => {
     switch (fate) {
       case "returns bytes":
         return answer;
       case "returns nothing":
-        return;
+        return NO_RESPONSE;
       case "resolves to bytes":
         return gates.wait().then(() => answer);
       case "resolves to bytes at once":
         return Promise.resolve(answer);
       case "resolves to nothing":
-        return gates.wait();
+        return gates.wait().then(() => NO_RESPONSE);
       case "throws, recovered":
         throw failure(() => answer);
       case "rejects, recovered late":

@@ -8,7 +8,7 @@ import {
   assertInstanceOf,
   assertStrictEquals,
 } from "@std/assert";
-import { serve } from "../server.ts";
+import { NO_RESPONSE, serve } from "../server.ts";
 import { CountingSignal } from "./promise_support.ts";
 import { freePort } from "./machine_support.ts";
 import {
@@ -128,12 +128,16 @@ Deno.test("Server.shutdown() ends idle connections at once, and cleanly", async 
 
 Deno.test("Server.shutdown() accepts nobody more", async () => {
   const gate = Promise.withResolvers<void>();
-  const server = serve({ port: freePort() }, () => gate.promise);
+  const server = serve({ port: freePort() }, async () => {
+    await gate.promise;
+    return NO_RESPONSE;
+  });
   using peer = await Peer.connect(server);
   await peer.send(1);
   await until(() => server.stats().inFlight === 1, "it is at work");
   const shutdown = server.shutdown();
-  await settle();
+  // What is queued is accepted first.
+  await settle(10);
   let refused: unknown;
   try {
     using late = await Peer.connect(server);
@@ -182,7 +186,10 @@ Deno.test("Server.shutdown() lets what was received finish, and its responses le
 
 Deno.test("Server.shutdown() is joined by a second call, and by finished", async () => {
   const gate = Promise.withResolvers<void>();
-  const server = serve({}, () => gate.promise);
+  const server = serve({}, async () => {
+    await gate.promise;
+    return NO_RESPONSE;
+  });
   using peer = await Peer.connect(server);
   await peer.send(1);
   await until(() => server.stats().inFlight === 1, "it is at work");
@@ -243,7 +250,7 @@ Deno.test("Server.close() ends everything now, and aborts the handlers' signals"
   const reasons: unknown[] = [];
   const server = serve({ onError: () => assert(false) }, async (_, context) => {
     const { signal } = context;
-    await new Promise((_, reject) =>
+    return await new Promise<never>((_, reject) =>
       signal.addEventListener("abort", () => {
         reasons.push(signal.reason);
         reject(signal.reason);
@@ -515,12 +522,10 @@ Deno.test("ref() and unref() reach the listener and every connection, new ones t
     [false, true],
     [],
   ]);
-  const shutdown = server.shutdown();
+  await server.shutdown();
   // The listener is closed: nothing is asked of it any more.
   server.unref();
   server.ref();
-  await shutdown;
-  server.unref();
   assertEquals(listener.refs, [false, true]);
 });
 
