@@ -30,6 +30,7 @@ const SERVERS: Record<string, () => number | Promise<number | null>> = {
 
 await answer({
   serve: (name: string) => SERVERS[name]!(),
+  pid: () => Deno.pid,
   /** CPU time in microseconds and resident memory in bytes, so far. */
   usage() {
     const { user, system } = process.cpuUsage();
