@@ -54,14 +54,14 @@ async function run(step: Step): Promise<Findings> {
     [OURS]: { ...await enter(load, ours, "wirepool"), usage: meter(pid) },
   };
   for (const { name, command, args, file } of OTHERS) {
-    const program = await Program.start(command, [...args, pathOf(file)]);
-    if (program === undefined) {
+    const version = await versionOf(command);
+    if (version === undefined) {
       missing.push(`${name} (no ${command} here)`);
       continue;
     }
+    const program = await Program.start(command, [...args, pathOf(file)]);
     stack.use(program);
     await load.call("cut", program.port);
-    const version = await versionOf(command);
     contenders[`${name} (${version})`] = {
       port: program.port,
       usage: meter(program.pid),
@@ -135,22 +135,12 @@ class Program implements AsyncDisposable {
     this.pid = pid;
   }
 
-  /** Starts one; undefined if there is no such command. */
-  static async start(
-    command: string,
-    args: string[],
-  ): Promise<Program | undefined> {
-    let process: Deno.ChildProcess;
-    try {
-      process = new Deno.Command(command, {
-        args,
-        stdin: "piped",
-        stdout: "piped",
-      }).spawn();
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return undefined;
-      throw error;
-    }
+  static async start(command: string, args: string[]): Promise<Program> {
+    const process = new Deno.Command(command, {
+      args,
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn();
     const timer = setTimeout(() => process.kill(), START);
     const line = await firstLine(process.stdout);
     clearTimeout(timer);
@@ -190,12 +180,18 @@ function meter(pid: number): Contender["usage"] {
   };
 }
 
-async function versionOf(command: string): Promise<string> {
-  const text = await outputOf(
-    command,
-    command === "go" ? "version" : "--version",
-  );
-  return /\d+(\.\d+)+/.exec(text)?.[0] ?? text.trim();
+/** The version of what is installed; undefined if nothing is. */
+async function versionOf(command: string): Promise<string | undefined> {
+  try {
+    const argument = command === "go" ? "version" : "--version";
+    const text = await outputOf(command, argument);
+    // Where there is no Node, Deno takes its place.
+    if (text.startsWith("deno")) return undefined;
+    return /\d+(\.\d+)+/.exec(text)?.[0];
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
 }
 
 async function outputOf(command: string, argument: string): Promise<string> {
