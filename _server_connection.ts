@@ -20,7 +20,7 @@ import {
 } from "./_server_greeting.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { SendQueue } from "./_server_send_queue.ts";
-import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 import { FrameDecoder, FrameEncoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
@@ -198,6 +198,8 @@ export class ServerConnection {
   #wake: (() => void) | null = null;
   /** Limits the greeting, and later the lingering. */
   #timer: Timer | undefined;
+  /** Whether it keeps the process alive. */
+  #refed = true;
 
   // What sweeps compare: a counter that moves with progress, what it was when
   // the wait was first seen, and when that was.
@@ -648,7 +650,7 @@ export class ServerConnection {
     const { shutdownTimeout } = this.#settings;
     const limit = this.#mayGoAway ? shutdownTimeout || LONGEST_LINGER : LINGER;
     this.#timer = startTimer(() => this.#destroy("end"), limit);
-    unrefTimer(this.#timer);
+    if (!this.#refed) unrefTimer(this.#timer);
     this.#halfClose();
   }
 
@@ -744,9 +746,14 @@ export class ServerConnection {
     }
   }
 
+  /** Has the connection keep the process alive or not. */
   setRef(ref: boolean): void {
+    this.#refed = ref;
     if (ref) this.#conn.ref?.();
     else this.#conn.unref?.();
+    if (this.#phase === "lingering" && this.#timer !== undefined) {
+      (ref ? refTimer : unrefTimer)(this.#timer);
+    }
   }
 }
 

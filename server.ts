@@ -589,6 +589,8 @@ export function serve(options: ServeOptions, handler: Handler): Server {
  * Serves the frames of one connection, over anything with `read`, `write` and
  * `close`. It owns the connection from then on, and closes it.
  *
+ * @typeParam State What `handshake` returns. Where that is written in place,
+ * say the type of its parameter: TypeScript infers from left to right.
  * @param conn The connection.
  * @param handler Makes the responses.
  * @param options The limits.
