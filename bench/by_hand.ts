@@ -1,4 +1,4 @@
-// Servers written by hand for one purpose, an echo of frames in the default
+// What one would write by hand for one purpose, an echo of frames in the default
 // layout: the limit that the library is held against. They do no more than they
 // must, and they do it right: frames may be cut anywhere, and of any size up to
 // MAX_FRAME.
@@ -64,6 +64,16 @@ export async function echoLarge(conn: Deno.Conn): Promise<void> {
     if (rest.length > 0 && !await readAll(conn, rest)) return;
     await writeAll(conn, frame);
   }
+}
+
+/** The client of large responses: each is read into memory of its own size. */
+export async function receiveLarge(
+  conn: Deno.Conn,
+  header: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array | null> {
+  if (!await readAll(conn, header)) return null;
+  const payload = new Uint8Array(lengthAt(new DataView(header.buffer), 0));
+  return await readAll(conn, payload) ? payload : null;
 }
 
 function lengthAt(view: DataView, at: number): number {

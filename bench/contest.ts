@@ -28,6 +28,8 @@ export interface Usage {
 /** A server that echoes frames. */
 export interface Contender {
   readonly port: number;
+  /** Its frames carry ids. */
+  readonly correlated?: boolean;
   usage(): Promise<Usage>;
 }
 
@@ -84,12 +86,17 @@ export async function contest(
   shape: Shape,
   { rounds, seconds, step }: { rounds: number; seconds: number; step: Step },
 ): Promise<Outcome> {
-  const bouts = Object.entries(contenders).map(([name, { port, usage }]) => {
+  const bouts = Object.entries(contenders).map(([name, contender]) => {
+    const { port, usage, correlated } = contender;
     const bout = async (): Promise<Bout> => {
       await load.call("hold", port, shape.connections);
       const start = performance.now();
       const before = await usage();
-      const frames = await load.call<Frames>("frames", { ...shape, seconds });
+      const frames = await load.call<Frames>("frames", {
+        ...shape,
+        seconds,
+        correlated,
+      });
       const after = await usage();
       const elapsed = 1000 * (performance.now() - start);
       return {
@@ -114,6 +121,7 @@ export async function enter(
   name: string,
 ): Promise<Contender> {
   const port = await child.call<number>("serve", name);
-  await load.call("cut", port);
-  return { port, usage: () => child.call<Usage>("usage") };
+  const correlated = name === "correlated";
+  await load.call("cut", port, correlated);
+  return { port, correlated, usage: () => child.call<Usage>("usage") };
 }

@@ -61,7 +61,7 @@ async function run(step: Step): Promise<Findings> {
     }
     const program = await Program.start(command, [...args, pathOf(file)]);
     stack.use(program);
-    await load.call("cut", program.port);
+    await load.call("cut", program.port, false);
     contenders[`${name} (${version})`] = {
       port: program.port,
       usage: meter(program.pid),

@@ -44,6 +44,7 @@ async function run(step: Step): Promise<Findings> {
   const byHand = await start("by hand");
   const byHandLarge = await start("by hand, large");
   const wirepool = await start("wirepool");
+  const correlated = await start("correlated");
   const naive = await start("naive");
   const options = (what: string) => ({
     rounds: ROUNDS,
@@ -59,7 +60,7 @@ async function run(step: Step): Promise<Findings> {
   );
   const fifty = await contest(
     load,
-    { "by hand": byHand, wirepool, naive },
+    { "by hand": byHand, wirepool, "wirepool, correlated": correlated, naive },
     FIFTY,
     options("64 bytes, 50 frames at a time"),
   );
@@ -96,6 +97,12 @@ async function run(step: Step): Promise<Findings> {
         least: 1,
         profiled: true,
       })),
+      {
+        what: "50 frames at a time with correlation, of without",
+        figure: fifty.ratio("rate", "wirepool, correlated", "wirepool"),
+        unit: "×",
+        least: 0.9,
+      },
       {
         what: "50 frames at a time, of a loop that reads header and body",
         figure: fifty.ratio("rate", "wirepool", "naive"),

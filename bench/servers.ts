@@ -3,16 +3,33 @@
 import process from "node:process";
 import { serve } from "../server.ts";
 import { echoLarge, echoMany } from "./by_hand.ts";
-import { answer } from "./child.ts";
+import { answer, sleep } from "./child.ts";
 import { ECHO_SERVICE, type Grpc, importPeer } from "./peers.ts";
-import { readAll, writeAll } from "./wire.ts";
+import {
+  ID,
+  LARGE_RESPONSE,
+  makeFrames,
+  readAll,
+  SLOW,
+  SLOW_TIME,
+  writeAll,
+} from "./wire.ts";
 
 /** Longest payload that the naive loop takes. */
 const MAX_NAIVE = 128 * 1024;
 
 /** Servers by name; each gives its port, or null where a peer is missing. */
 const SERVERS: Record<string, () => number | Promise<number | null>> = {
-  wirepool: () => (serve({}, (payload) => payload).addr as Deno.NetAddr).port,
+  wirepool: () => serve({}, (payload) => payload).addr.port,
+  correlated: () =>
+    serve({ correlation: { length: ID } }, (payload) => payload).addr.port,
+  /** Some requests take long; answers come in the order of the requests. */
+  "slow, ordered": () => serve({ concurrency: 256 }, handleSlowly).addr.port,
+  "slow, correlated": () =>
+    serve({ correlation: { length: ID }, concurrency: 256 }, handleSlowly)
+      .addr.port,
+  /** Answers each request with LARGE_RESPONSE. */
+  large: () => listen(respondLarge),
   "by hand": () => listen(echoMany),
   "by hand, large": () => listen(echoLarge),
   /** Echoes bytes as they come; it parses nothing. */
@@ -80,6 +97,19 @@ async function echoFrames(conn: Deno.Conn): Promise<void> {
     if (!await readAll(conn, buffer.subarray(8, end))) return;
     await writeAll(conn, buffer.subarray(0, end));
   }
+}
+
+async function handleSlowly(
+  payload: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array> {
+  if (payload[0] === SLOW) await sleep(SLOW_TIME);
+  return payload;
+}
+
+async function respondLarge(conn: Deno.Conn): Promise<void> {
+  const request = new Uint8Array(8 + 64);
+  const response = makeFrames(LARGE_RESPONSE, 1);
+  while (await readAll(conn, request)) await writeAll(conn, response);
 }
 
 async function serveGrpc(): Promise<number | null> {
