@@ -125,7 +125,7 @@ export interface PoolOptions<T> {
    */
   close?: (resource: T) => unknown;
   /** Tells whether an idle resource lives: `false`, a throw or a rejection means dead. */
-  ping?: (resource: T, idle: number) => unknown;
+  ping?: (resource: T) => unknown;
   /**
    * Readies a resource for its next borrower: called at its put, before it is
    * handed on or kept; may be async. `false`, a throw or a rejection means that it
@@ -509,6 +509,8 @@ export class Pool<T> implements AsyncDisposable {
   // state whole before, and look anew after at whatever it knew.
 
   readonly #close: ((resource: T) => unknown) | undefined;
+  /** It is also given how long the resource was idle, which a ping of the user's
+   * need not know, and the client's does. */
   readonly #ping: ((resource: T, idle: number) => unknown) | undefined;
   readonly #reset: ((resource: T) => unknown) | undefined;
   readonly #onError:
