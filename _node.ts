@@ -6,6 +6,7 @@
 type Net = typeof import("node:net");
 type Tls = typeof import("node:tls");
 type Stream = typeof import("node:stream");
+type Crypto = typeof import("node:crypto");
 type Fs = typeof import("node:fs");
 type Workers = typeof import("node:worker_threads");
 
@@ -13,6 +14,7 @@ interface Builtins {
   readonly net: Net;
   readonly tls: Tls;
   readonly stream: Stream;
+  readonly crypto: Crypto;
   readonly fs: Fs;
   readonly worker_threads: Workers;
 }

@@ -13,10 +13,11 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { SecureContext, TLSSocket } from "node:tls";
 import type { Transport, TransportAddress } from "./codec.ts";
-import { builtin } from "./_node.ts";
+import { builtin, isDeno } from "./_node.ts";
 import { addressesOf, NodeSocket, type Underlying } from "./_node_socket.ts";
 import { isDisconnect, namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
+import { Authorities } from "./_tls_chain.ts";
 
 /** Most bytes read from below at a time. */
 const MAX_READ = 64 * 1024;
@@ -24,6 +25,9 @@ const MAX_READ = 64 * 1024;
 /** Turns of the microtask queue in which what is closed may tell its peer so.
  * Streams need a few of them; a write that does not leave at once never does. */
 const FAREWELL = 20;
+
+/** Most certificates of a peer that are looked at. */
+const MAX_CHAIN = 10;
 
 /** Where TLS is spoken: over a transport, or over a socket of `node:net`,
  * which Node and Bun can encrypt without a detour. */
@@ -90,6 +94,7 @@ export class TlsServer {
       return {
         secure,
         event: "secure",
+        asked,
         // `tls.Server` would do this; only the socket is ours.
         verify: () => asked ? verifyClient(secure) : undefined,
       };
@@ -107,6 +112,8 @@ export class TlsClient {
   readonly #hostname: string;
   readonly #options: ClientTlsOptions;
   readonly #context: SecureContext;
+  /** What Deno does not check well enough. */
+  readonly #authorities: Authorities | undefined;
 
   /** @param hostname The name or address that the server's certificate must
    * be for. */
@@ -118,15 +125,17 @@ export class TlsClient {
       ...(cert !== undefined && { cert }),
       ...(key !== undefined && { key }),
     });
-    if (caCerts !== undefined) trust(this.#context, caCerts);
+    if (caCerts === undefined) return;
+    trust(this.#context, caCerts);
+    if (isDeno()) this.#authorities = new Authorities(caCerts);
   }
 
   /** Begins TLS on a connection. */
   secure(carrier: Carrier): TlsTransport {
     const { alpnProtocols } = this.#options;
     const host = this.#hostname;
-    return new TlsTransport(carrier, (socket) => ({
-      secure: builtin("tls").connect({
+    return new TlsTransport(carrier, (socket) => {
+      const secure = builtin("tls").connect({
         socket: socket as Socket,
         host,
         // An address is verified, but not sent as the server's name.
@@ -134,11 +143,31 @@ export class TlsClient {
         secureContext: this.#context,
         rejectUnauthorized: true,
         ...(alpnProtocols && { ALPNProtocols: [...alpnProtocols] }),
-      }),
-      event: "secureConnect",
-      verify: () => undefined,
-    }));
+      });
+      return {
+        secure,
+        event: "secureConnect",
+        asked: false,
+        verify: () =>
+          this.#authorities?.vouchFor(chainOf(secure)) ?? true
+            ? undefined
+            : new Error("The server's certificate is not signed as it says"),
+      };
+    });
   }
+}
+
+/** The certificates that a peer has sent, its own first. */
+function chainOf(socket: TLSSocket): Uint8Array[] {
+  const chain: Uint8Array[] = [];
+  let certificate = socket.getPeerCertificate(true);
+  while (certificate?.raw !== undefined && chain.length < MAX_CHAIN) {
+    chain.push(certificate.raw);
+    // A root is its own issuer.
+    if (certificate.issuerCertificate === certificate) break;
+    certificate = certificate.issuerCertificate;
+  }
+  return chain;
 }
 
 /** Makes the socket that encrypts, and says by which event it is ready, and
@@ -146,6 +175,8 @@ export class TlsClient {
 type Encrypt = (socket: Duplex) => {
   secure: TLSSocket;
   event: "secure" | "secureConnect";
+  /** Whether the peer's certificate is of interest. */
+  asked: boolean;
   verify: () => Error | undefined;
 };
 
@@ -159,6 +190,7 @@ export class TlsTransport implements Transport {
   readonly #carrier: Carrier;
   readonly #below: Below | undefined;
   readonly #handshake: Promise<void>;
+  #peerCertificate: VerifiedCertificate | undefined;
   /** The handshake is over, and well. */
   #ready = false;
 
@@ -181,7 +213,7 @@ export class TlsTransport implements Transport {
         localAddr: transport.localAddr ?? UNNAMED,
       };
     }
-    const { secure, event, verify } = encrypt(socket);
+    const { secure, event, asked, verify } = encrypt(socket);
     this.#secure = secure;
     this.#below = below;
     this.#socket = new NodeSocket(secure, addresses, below);
@@ -212,6 +244,7 @@ export class TlsTransport implements Transport {
     secure.once(event, () => {
       const objection = verify();
       if (objection !== undefined) return failed(objection);
+      if (asked) this.#peerCertificate = certificateOf(secure);
       this.#ready = true;
       below?.opened();
       resolve();
@@ -228,19 +261,9 @@ export class TlsTransport implements Transport {
     return this.#secure.alpnProtocol || null;
   }
 
-  /** The certificate that the peer has shown, if it has. */
+  /** The certificate that a client has shown, where a server asks for one. */
   get peerCertificate(): VerifiedCertificate | undefined {
-    const cert = this.#secure.getPeerX509Certificate();
-    return cert === undefined ? undefined : {
-      subject: cert.subject,
-      issuer: cert.issuer,
-      subjectAltName: cert.subjectAltName,
-      serialNumber: cert.serialNumber,
-      fingerprint256: cert.fingerprint256,
-      validFrom: new Date(cert.validFrom),
-      validTo: new Date(cert.validTo),
-      raw: new Uint8Array(cert.raw),
-    };
+    return this.#peerCertificate;
   }
 
   get remoteAddr(): TransportAddress {
@@ -442,6 +465,20 @@ class Below implements Underlying {
       this.#taken += n;
     }
   }
+}
+
+function certificateOf(socket: TLSSocket): VerifiedCertificate | undefined {
+  const cert = socket.getPeerX509Certificate();
+  return cert === undefined ? undefined : {
+    subject: cert.subject,
+    issuer: cert.issuer,
+    subjectAltName: cert.subjectAltName,
+    serialNumber: cert.serialNumber,
+    fingerprint256: cert.fingerprint256,
+    validFrom: new Date(cert.validFrom),
+    validTo: new Date(cert.validTo),
+    raw: new Uint8Array(cert.raw),
+  };
 }
 
 function newContext(options: {
