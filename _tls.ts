@@ -103,7 +103,7 @@ export class TlsServer {
 
   #newContext({ cert, key }: { cert: string; key: string }): SecureContext {
     const { caCerts } = this.#options;
-    return newContext({ cert, key, ...(caCerts && { ca: [...caCerts] }) });
+    return newContext({ cert, key, ...(caCerts && { ca: caCerts }) });
   }
 }
 
@@ -481,15 +481,41 @@ function certificateOf(socket: TLSSocket): VerifiedCertificate | undefined {
   };
 }
 
-function newContext(options: {
-  ca?: string[];
+function newContext({ ca, cert, key }: {
+  ca?: readonly string[];
   cert?: string;
   key?: string;
 }): SecureContext {
+  if (cert !== undefined && key !== undefined) checkIdentity(cert, key);
+  for (const pem of ca ?? []) checkAuthority(pem);
+  return builtin("tls").createSecureContext({
+    ...(ca && { ca: [...ca] }),
+    ...(cert !== undefined && { cert }),
+    ...(key !== undefined && { key }),
+  });
+}
+
+/** Throws what is wrong now: Deno would say so at each handshake. */
+function checkIdentity(cert: string, key: string): void {
+  const { X509Certificate, createPrivateKey } = builtin("crypto");
+  let fits: boolean;
   try {
-    return builtin("tls").createSecureContext(options);
+    fits = new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
   } catch (cause) {
-    throw namedError("InvalidData", "Certificate or key is not valid", {
+    throw namedError("InvalidData", "Certificate or private key is not valid", {
+      cause,
+    });
+  }
+  if (fits) return;
+  throw namedError("InvalidData", "Private key is not the certificate's");
+}
+
+function checkAuthority(pem: string): void {
+  const { X509Certificate } = builtin("crypto");
+  try {
+    new X509Certificate(pem);
+  } catch (cause) {
+    throw namedError("InvalidData", "Certificate in caCerts is not valid", {
       cause,
     });
   }
@@ -503,10 +529,9 @@ function trust(context: SecureContext, caCerts: readonly string[]): void {
   if (typeof addCACert !== "function") {
     throw new Error("This runtime's node:tls cannot add to what it trusts");
   }
-  try {
-    for (const cert of caCerts) addCACert.call(context.context, cert);
-  } catch (cause) {
-    throw namedError("InvalidData", "Option caCerts is not valid", { cause });
+  for (const cert of caCerts) {
+    checkAuthority(cert);
+    addCACert.call(context.context, cert);
   }
 }
 
