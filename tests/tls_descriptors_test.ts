@@ -33,7 +33,7 @@ class Child implements AsyncDisposable {
   #rest = "";
 
   constructor() {
-    const script = new URL("descriptors_child.ts", import.meta.url).href;
+    const script = new URL("descriptors_support.ts", import.meta.url).href;
     this.#process = new Deno.Command("deno", {
       args: ["run", "--quiet", "--no-check", "-A", script],
       stdin: "piped",

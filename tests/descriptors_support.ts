@@ -1,6 +1,6 @@
 /**
  * A process whose descriptors are counted: it serves and sends over TLS as it is
- * told, a line of JSON at a time. Run by `descriptors_test.ts`.
+ * told, a line of JSON at a time. Run by `tls_descriptors_test.ts`.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { Client } from "../client.ts";
