@@ -6,6 +6,7 @@
 // connections live.
 
 import type { Transport, TransportAddress } from "./codec.ts";
+import { ignore } from "./_callbacks.ts";
 import { isDeno } from "./_node.ts";
 import { type NodeAddress, NodeListener } from "./_node_listen.ts";
 import { addressesOf, NodeSocket } from "./_node_socket.ts";
@@ -131,6 +132,8 @@ function listenUnix(path: string): Listener {
 class UnixListener implements Listener {
   readonly #listener: Listener;
   readonly #file: SocketFile;
+  #accepting = false;
+  #putBack: () => void = ignore;
 
   constructor(listener: Listener, path: string) {
     this.#listener = listener;
@@ -141,12 +144,23 @@ class UnixListener implements Listener {
     return this.#listener.addr;
   }
 
-  accept(): Promise<Transport> {
-    return this.#listener.accept();
+  async accept(): Promise<Transport> {
+    this.#accepting = true;
+    try {
+      return await this.#listener.accept();
+    } catch (error) {
+      this.#putBack();
+      throw error;
+    } finally {
+      this.#accepting = false;
+    }
   }
 
   close(): void {
-    this.#file.close(() => this.#listener.close());
+    this.#putBack = this.#file.putAside();
+    this.#listener.close();
+    // Deno removes the file once the accept under way has ended.
+    if (!this.#accepting) this.#putBack();
   }
 
   ref(): void {

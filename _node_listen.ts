@@ -41,8 +41,8 @@ export class NodeListener {
     server.on("error", (error) => this.#fail(error));
     start(server, address);
     const { path } = address as { path?: string };
-    const bound = server.address();
-    if (bound === null) throw inUse(address);
+    if (!server.listening) throw inUse(address);
+    const bound = server.address()!;
     this.addr = path !== undefined
       ? { transport: "unix", path }
       : typeof bound === "string"

@@ -3,6 +3,7 @@
 // Knows: that a runtime's listener does not take a path that exists, and removes
 // whatever lies there when it closes. Must not know: how to listen.
 
+import { ignore } from "./_callbacks.ts";
 import { builtin } from "./_node.ts";
 
 /** How long a server may take to answer before it is taken for alive, in
@@ -73,32 +74,42 @@ export class SocketFile {
     this.#identity = identify(path);
   }
 
-  /** Closes the listener, and keeps the file if it is another's by now. */
-  close(close: () => void): void {
-    const present = identify(this.#path);
-    if (present === this.#identity || present === undefined) return close();
-    const aside = `${this.#path}.${crypto.randomUUID().slice(0, 8)}`;
-    const { renameSync } = builtin("fs");
+  /**
+   * Puts the file aside if it is another's by now; to be called before the
+   * listener is closed.
+   *
+   * @returns Puts it back, once the listener has removed what lay there.
+   */
+  putAside(): () => void {
+    const path = this.#path;
+    const present = identify(path);
+    if (present === this.#identity || present === undefined) return ignore;
+    const aside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
+    const { linkSync, renameSync, rmSync } = builtin("fs");
     try {
-      renameSync(this.#path, aside);
+      // A second name, so that its clients find it until the first is removed.
+      linkSync(path, aside);
     } catch {
-      return close();
+      // Not allowed to keep it.
+      return ignore;
     }
-    try {
-      close();
-    } finally {
-      renameSync(aside, this.#path);
-    }
+    return () => {
+      renameSync(aside, path);
+      // Where the first name was not removed, they are two names of one file,
+      // and that leaves both.
+      rmSync(aside, { force: true });
+    };
   }
 }
 
-/** Names the socket at a path; undefined if there is none, or no way to know. */
+/** Names the socket at a path; undefined if there is none, or no way to know.
+ * The time is part of the name, since the number of a file that was removed is
+ * given to the next one. */
 function identify(path: string): string | undefined {
   try {
     const stat = builtin("fs").lstatSync(path, { bigint: true });
-    return stat.isSocket()
-      ? `${stat.dev}:${stat.ino}:${stat.ctimeNs}`
-      : undefined;
+    if (!stat.isSocket()) return undefined;
+    return `${stat.dev}:${stat.ino}:${stat.birthtimeNs}`;
   } catch {
     return undefined;
   }

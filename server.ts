@@ -536,7 +536,9 @@ class RunningServer implements Server {
     for (const name of ["cert", "key"] as const) {
       const pem: unknown = certificate[name];
       if (typeof pem === "string") continue;
-      throw new TypeError(`Option ${name} must be a string, received ${show(pem)}`);
+      throw new TypeError(
+        `Option ${name} must be a string, received ${show(pem)}`,
+      );
     }
     if (this.#listener.setCertificate === undefined) {
       throw new TypeError("A server without cert and key has no certificate");
