@@ -1,12 +1,15 @@
 // The accept loop: takes one connection after the other, as long as there is
 // room, and waits where the system has no more descriptors or memory.
 //
+// A connection that was reset while it was in the queue makes `accept` fail.
+// Anybody can have hundreds of those, so no number of them may keep others
+// waiting. Only exhaustion makes the loop pause.
+//
 // Knows: a listener, how many connections are open, and at how many accepting
 // pauses. Must not know: what is done with a connection.
 
 import type { Transport } from "./codec.ts";
-import { isExhaustion } from "./_errors.ts";
-import { MAX_EMPTY_TRIES } from "./_progress.ts";
+import { isDisconnect, isExhaustion } from "./_errors.ts";
 import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
 /** First and longest pause after an accept that failed for want of resources,
@@ -14,9 +17,17 @@ import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
 const MIN_BACKOFF = 5;
 const MAX_BACKOFF = 1000;
 
-/** An accept that took so long before it failed has waited for a peer: it did
- * not fail at once, and the loop over it does not spin. In milliseconds. */
-const WAITED = 5;
+/** Failures in a row before the event loop gets a turn. A listener that fails at
+ * once, for ever, would otherwise stop everything. */
+const FAILURES_A_TURN = 32;
+
+/** Accepts that are this far apart, in milliseconds, have had turns between
+ * them. */
+const TURN = 5;
+
+/** Turns of the event loop for which connections in the queue are waited for.
+ * Peers that never stop connecting are not waited for. */
+const MAX_DRAIN_TURNS = 200;
 
 /** What the accept loop needs of a listener. */
 export interface Acceptable {
@@ -32,11 +43,12 @@ export interface AcceptorOwner {
   readonly open: number;
   /** Accepting pauses at so many. */
   readonly maxConnections: number;
-  /** A connection has come; it is the owner's from now on. */
+  /** A connection has come, perhaps in the moment in which the loop is stopped;
+   * it is the owner's from now on. */
   admit(conn: Transport): void;
-  /** An accept has failed; `exhausted` is true for the first of a row for want
-   * of resources. */
-  acceptFailed(error: unknown, exhausted: boolean): void;
+  /** An accept has failed. `newsworthy` is true for the first of a row for want
+   * of resources, or for another reason that is no peer's and does not pass. */
+  acceptFailed(error: unknown, newsworthy: boolean): void;
   /** The loop has ended: the address is free again. */
   acceptorEnded(): void;
 }
@@ -48,6 +60,10 @@ export class Acceptor {
   #stopped = false;
   #ended = false;
   #refed = true;
+  /** It waits for room or for what the system has run out of. */
+  #paused = false;
+  /** Calls of `accept` that have settled. */
+  #settled = 0;
   /** Wakes the loop from whatever it waits for besides accepting. */
   #wake: (() => void) | null = null;
 
@@ -64,6 +80,21 @@ export class Acceptor {
   /** Begins to accept. */
   start(): void {
     this.#run();
+  }
+
+  /** Resolves once no connection is left in the queue, as far as there is room
+   * for them: an accept has then waited for a turn or two, or accepting pauses.
+   * The loop goes on. */
+  async drainQueue(): Promise<void> {
+    // A timer may be due before the accepts of its turn: only the second turn
+    // without one says that there was none.
+    let quiet = 0;
+    for (let i = 0; i < MAX_DRAIN_TURNS && quiet < 2; i++) {
+      if (this.#paused || this.#ended) return;
+      const seen = this.#settled;
+      await turn();
+      quiet = this.#settled === seen ? quiet + 1 : 0;
+    }
   }
 
   /** Accepts no more, and closes the listener. */
@@ -91,44 +122,58 @@ export class Acceptor {
 
   async #run(): Promise<void> {
     const owner = this.#owner;
-    let failures = 0;
     let backoff = 0;
+    let failures = 0;
+    let lastFailure = 0;
+    let told = false;
     while (!this.#stopped) {
       if (owner.open >= owner.maxConnections) {
         await this.#pause();
         continue;
       }
       let conn: Transport;
-      const start = performance.now();
       try {
-        conn = await this.#listener.accept();
+        conn = await this.#accept();
       } catch (error) {
         if (this.#stopped) break;
-        // An error of one connection is that peer's; the next accept is for
-        // another. What goes on failing without having to wait is treated as
-        // exhaustion, lest it spin.
-        if (performance.now() - start >= WAITED) failures = 0;
-        if (++failures <= MAX_EMPTY_TRIES && !isExhaustion(error)) {
-          owner.acceptFailed(error, false);
+        if (isExhaustion(error)) {
+          owner.acceptFailed(error, backoff === 0);
+          backoff = Math.min(MAX_BACKOFF, Math.max(MIN_BACKOFF, 2 * backoff));
+          await this.#pause(backoff);
           continue;
         }
-        owner.acceptFailed(error, backoff === 0);
-        backoff = Math.min(MAX_BACKOFF, Math.max(MIN_BACKOFF, 2 * backoff));
-        await this.#pause(backoff);
+        const now = performance.now();
+        if (now - lastFailure >= TURN) failures = 0;
+        lastFailure = now;
+        failures++;
+        // What is no peer's doing and does not pass is worth telling, and worth
+        // a turn for each.
+        const persists = failures > FAILURES_A_TURN && !concernsPeer(error);
+        owner.acceptFailed(error, persists && !told);
+        told ||= persists;
+        if (persists || failures % FAILURES_A_TURN === 0) await turn();
         continue;
       }
-      failures = 0;
-      backoff = 0;
-      if (this.#stopped) conn.close();
-      else owner.admit(conn);
+      backoff = failures = 0;
+      told = false;
+      owner.admit(conn);
     }
     this.#ended = true;
     owner.acceptorEnded();
   }
 
+  async #accept(): Promise<Transport> {
+    try {
+      return await this.#listener.accept();
+    } finally {
+      this.#settled++;
+    }
+  }
+
   /** Waits until something changes, or until the delay is over. */
   async #pause(delay?: number): Promise<void> {
     let timer: Timer | undefined;
+    this.#paused = true;
     await new Promise<void>((resolve) => {
       this.#wake = resolve;
       if (delay !== undefined) {
@@ -136,7 +181,22 @@ export class Acceptor {
         if (!this.#refed) unrefTimer(timer);
       }
     });
+    this.#paused = false;
     this.#wake = null;
     clearTimeout(timer);
   }
+}
+
+/** Whether an accept failed for a peer that has gone. */
+function concernsPeer(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  // The listener has been closed, but not by us.
+  if (/^(BadResource|Interrupted)$/.test(error.name)) return false;
+  // EINVAL is what some systems say of a peer that was reset while it waited.
+  return isDisconnect(error) || /os error (22|10022)\)/.test(error.message);
+}
+
+/** One turn of the event loop. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => startTimer(resolve, 0));
 }

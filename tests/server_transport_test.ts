@@ -3,7 +3,7 @@
  * settle late or never.
  */
 import { assertEquals } from "@std/assert";
-import { serveConnection } from "../server.ts";
+import { NO_RESPONSE, serveConnection } from "../server.ts";
 import {
   heads,
   microtasks,
@@ -24,7 +24,7 @@ Deno.test("A transport that makes figures up is an error", async () => {
   for (const n of [-1, NaN, 1.5, 1e9, "7", undefined, Infinity]) {
     const reading = new StubConnection({ read: () => n as number });
     assertEquals(await errorsOf(reading), [
-      `RangeError: Advanced bytes must be an integer from 0 to 2048, received ${
+      `RangeError: Advanced bytes must be an integer from 0 to 512, received ${
         JSON.stringify(n) ?? n
       }`.replace("null", String(n)),
     ]);
@@ -94,7 +94,7 @@ Deno.test("A close that is asynchronous and rejects is taken for a close", async
       return Promise.reject(new Error("closed badly"));
     },
   };
-  await serveConnection(conn, () => null);
+  await serveConnection(conn, () => NO_RESPONSE);
   await settle();
   assertEquals(conn.closes, 1);
 });

@@ -1,0 +1,460 @@
+// The memory that all connections of a server share for unfinished frames and
+// unwritten responses: who may have how much of it, who waits, and who is cut.
+//
+// Knows: how many bytes each direction of a connection holds, wants and moves,
+// and what time it is when it looks. Must not know: what a connection is, and
+// what the bytes are.
+//
+// The memory has three parts, so that nobody can keep everybody else waiting:
+//
+//                maxBuffered
+// +-------------------+-------------------+---------------------+
+// | strangers         | those known only  | turns               |
+// +-------------------+-------------------+---------------------+
+//                              at least maxFrameLength, or a quarter
+//
+// Whoever comes takes from the first part. Known is who has moved as many bytes
+// before as it wants to hold now; it may go on into the second. Who finds no
+// room waits in line, and gets a turn: room for all of its frame, in the third
+// part, whatever becomes of the other two. Turns go to the one that has waited
+// longest and to the one that came last, alternately: the first so that
+// everybody gets one, the second so that a newcomer does not have to outwait a
+// thousand who only pretend to be sending. While anybody waits, those who hold
+// memory and move too slowly are cut, the slowest first.
+
+import { namedError } from "./_errors.ts";
+import { Sweeper } from "./_timers.ts";
+
+/** What each direction of a connection may hold without being counted: most
+ * connections never hold more, and cost nothing here. */
+export const UNCOUNTED = 64 * 1024;
+
+/** How long who holds memory may be silent while others wait for it: a
+ * thirtieth of `readTimeout`, and no less or more than these, in milliseconds.
+ * A round trip, or a packet that is sent again, must not cost a connection. */
+const MIN_PATIENCE = 250;
+const MAX_PATIENCE = 1000;
+
+/** A frame's rate has no meaning without a `readTimeout`; this one is taken. */
+const DEFAULT_READ_TIMEOUT = 30_000;
+
+/** What writes may be silent longer. The system takes more bytes only when a
+ * third of its buffer is free, so even a steady reader's come in jerks. */
+const WRITE_PATIENCE = 3;
+
+/** The limits of a {@linkcode Budget}. */
+export interface BudgetLimits {
+  /** Most bytes held, at least twice `maxFrameLength`. */
+  readonly maxBuffered: number;
+  /** The longest frame, in bytes. */
+  readonly maxFrameLength: number;
+  /** What a whole frame may take, in milliseconds; 0 is for ever. */
+  readonly readTimeout: number;
+}
+
+/** Who holds a {@linkcode Share}. */
+export interface ShareOwner {
+  /**
+   * What was asked for is granted. It is called in the midst of another
+   * connection's business, so it may take note and no more.
+   */
+  granted(): void;
+  /** It has held memory that others wait for, and moved too slowly. */
+  cut(error: Error): void;
+}
+
+/** What one direction of a connection holds: of frames that come in, or of
+ * responses that go out. Its fields are the budget's. */
+export class Share {
+  readonly owner: ShareOwner;
+  /** Bytes that it may owe before it is cut, as a part of a frame's. */
+  readonly patience: number;
+  /** Bytes counted. */
+  held = 0;
+  /** Bytes set aside for its turn; 0 without one. */
+  turn = 0;
+  /** It does not move because of us, and is not judged for it. */
+  paused = false;
+
+  /** Bytes moved since the last look. */
+  moved = 0;
+  /** Bytes that it may still fall behind. */
+  credit = 0;
+  /** It has not been looked at since it may move. */
+  fresh = true;
+
+  /** What it waits for: bytes to hold, and what a turn would take. */
+  wanted = 0;
+  whole = 0;
+  /** Room that the common parts must have for it. */
+  need = 0;
+  line: Line | null = null;
+  previous: Share | null = null;
+  next: Share | null = null;
+  /** Tells who came first. */
+  ticket = 0;
+
+  constructor(owner: ShareOwner, direction: "in" | "out") {
+    this.owner = owner;
+    this.patience = direction === "in" ? 1 : WRITE_PATIENCE;
+  }
+
+  /** Whether it is in line. */
+  get waiting(): boolean {
+    return this.line !== null;
+  }
+}
+
+/**
+ * One budget for all connections of a server.
+ *
+ * - What is asked for is granted at once or when there is room; what is held is
+ *   never taken back, unless its connection is cut.
+ * - Each call takes the same time, however many hold or wait. A look takes
+ *   time for each that holds, and there are looks only while somebody waits.
+ */
+export class Budget {
+  readonly #forAll: number;
+  readonly #forStrangers: number;
+  readonly #forTurns: number;
+  /** Bytes a millisecond that whoever holds memory must move. */
+  readonly #rate: number;
+  readonly #sweeper: Sweeper;
+  readonly #patience: number;
+
+  /** Bytes held outside turns, and set aside for turns. */
+  #common = 0;
+  #turns = 0;
+  /** Shares that hold anything. */
+  readonly #holders = new Set<Share>();
+  /** Buffers that responses refer to. One that many responses share is held
+   * once. */
+  readonly #pins = new Map<ArrayBufferLike, Pin>();
+
+  readonly #known = new Line();
+  readonly #strangers = new Line();
+  #tickets = 0;
+  /** Whose turn is next: who came last, or who has waited longest. */
+  #lastFirst = false;
+  #lastFirstInCommon = false;
+  /** Somebody has waited since the last look; when that was. */
+  #pressed = false;
+  #looked = -1;
+
+  constructor({ maxBuffered, maxFrameLength, readTimeout }: BudgetLimits) {
+    this.#forTurns = Math.max(maxFrameLength, Math.floor(maxBuffered / 4));
+    this.#forAll = maxBuffered - this.#forTurns;
+    this.#forStrangers = Math.floor(this.#forAll / 2);
+    const timeout = readTimeout > 0 ? readTimeout : DEFAULT_READ_TIMEOUT;
+    this.#rate = maxFrameLength / timeout;
+    this.#patience = Math.min(
+      MAX_PATIENCE,
+      Math.max(MIN_PATIENCE, timeout / 30),
+    );
+    this.#sweeper = new Sweeper(this.#patience / 4, (now) => this.look(now));
+  }
+
+  /** Bytes held, and set aside for turns. */
+  get used(): number {
+    return this.#common + this.#turns;
+  }
+
+  /** Shares in line. */
+  get waiting(): number {
+    return this.#known.length + this.#strangers.length;
+  }
+
+  /**
+   * Asks to hold so many bytes instead of what the share holds now. Less is
+   * always granted.
+   *
+   * @param whole What it will want at most: all of its frame.
+   * @param worth Bytes that its connection has moved to their end before.
+   * @returns Whether it is granted; if not, `granted` will be called.
+   */
+  ask(share: Share, bytes: number, whole: number, worth: number): boolean {
+    if (share.waiting) return false;
+    if (bytes <= share.held || bytes <= share.turn) {
+      this.hold(share, bytes);
+      return true;
+    }
+    share.wanted = bytes;
+    share.need = bytes - share.held;
+    share.whole = Math.max(whole, bytes);
+    return this.#grant(share, worth >= bytes);
+  }
+
+  /**
+   * Asks to begin with something that will hold memory, it is not known how
+   * much: a handler's response.
+   *
+   * @param expected Bytes that it will probably hold.
+   * @param whole What it will hold at most.
+   * @param worth Bytes that its connection has moved to their end before.
+   * @returns Whether it is granted; if not, `granted` will be called.
+   */
+  askToBegin(
+    share: Share,
+    expected: number,
+    whole: number,
+    worth: number,
+  ): boolean {
+    if (share.waiting) return false;
+    if (share.turn > 0) return true;
+    share.wanted = share.held;
+    share.need = Math.max(1, expected);
+    share.whole = whole;
+    return this.#grant(share, worth > 0 && worth >= expected);
+  }
+
+  /** Whether all that is for all is used up: then even those must ask who
+   * have always been found to hold little. */
+  get usedUp(): boolean {
+    return this.#common >= this.#forAll + this.#forTurns;
+  }
+
+  /** Whether strangers find room: then nobody needs to ask. */
+  get calm(): boolean {
+    return this.#common < this.#forStrangers && this.waiting === 0;
+  }
+
+  /** Holds so many bytes, granted or not. */
+  hold(share: Share, bytes: number): void {
+    if (share.held === bytes) return;
+    const before = counted(share);
+    share.held = bytes;
+    this.#changed(share, before);
+  }
+
+  /** Says that its frame, or its response, has come to its end: the turn is
+   * over. */
+  endTurn(share: Share): void {
+    if (share.turn === 0) return;
+    const before = counted(share);
+    this.#turns -= share.turn;
+    share.turn = 0;
+    this.#changed(share, before);
+    this.#serve();
+  }
+
+  /** Its bytes may move again, after they could not because of us. */
+  resume(share: Share): void {
+    if (!share.paused) return;
+    share.paused = false;
+    share.fresh = true;
+  }
+
+  /** A response refers to a buffer until it is written. */
+  pin(buffer: ArrayBufferLike): void {
+    const pin = this.#pins.get(buffer);
+    if (pin !== undefined) {
+      pin.count++;
+      return;
+    }
+    // The length is kept: a buffer that its owner transfers away has none.
+    this.#pins.set(buffer, { count: 1, bytes: buffer.byteLength });
+    this.#common += buffer.byteLength;
+  }
+
+  /** One response less refers to a buffer. */
+  unpin(buffer: ArrayBufferLike): void {
+    const pin = this.#pins.get(buffer);
+    if (pin === undefined || --pin.count > 0) return;
+    this.#pins.delete(buffer);
+    this.#common -= pin.bytes;
+    this.#serve();
+  }
+
+  /** Takes no part any more. */
+  leave(share: Share): void {
+    share.line?.remove(share);
+    share.whole = 0;
+    const before = counted(share);
+    this.#turns -= share.turn;
+    share.turn = share.held = 0;
+    this.#changed(share, before);
+    this.#serve();
+  }
+
+  /**
+   * Judges everybody who holds memory, if anybody waits for it, and cuts who
+   * has fallen too far behind: the slowest first, and no more than it takes.
+   *
+   * @param now Milliseconds, on whatever clock.
+   */
+  look(now: number): void {
+    const elapsed = this.#looked < 0 ? 0 : now - this.#looked;
+    this.#looked = now;
+    if (!this.#pressed && this.waiting === 0) return this.#rest();
+    this.#pressed = this.waiting > 0;
+    const due = this.#rate * elapsed;
+    const slow: Share[] = [];
+    for (const share of this.#holders) {
+      const most = this.#rate * this.#patience * share.patience;
+      if (share.fresh || share.paused || share.waiting) {
+        share.fresh = share.paused || share.waiting;
+        share.credit = most;
+      } else {
+        share.credit = Math.min(most, share.credit + share.moved) - due;
+        if (share.credit <= 0) slow.push(share);
+      }
+      share.moved = 0;
+    }
+    slow.sort((a, b) => a.credit - b.credit);
+    for (const { owner } of slow) {
+      if (this.waiting === 0) break;
+      owner.cut(
+        namedError(
+          "TimedOut",
+          "Connection moved too slowly while others waited for the memory that it held",
+        ),
+      );
+    }
+  }
+
+  /** In the common parts, or by a turn, or else in line. */
+  #grant(share: Share, known: boolean): boolean {
+    // Others who wait do not stop it: they need more than there is, and get
+    // their turns.
+    const line = known ? this.#known : this.#strangers;
+    if (this.#fits(share, line)) {
+      this.hold(share, share.wanted);
+      return true;
+    }
+    share.ticket = this.#tickets++;
+    line.push(share);
+    this.#pressed = true;
+    this.#serve();
+    if (!share.waiting) return true;
+    share.fresh = true;
+    if (!this.#sweeper.running) {
+      // What was held before is judged from now on.
+      for (const holder of this.#holders) holder.fresh = true;
+      this.#looked = -1;
+      this.#sweeper.start();
+      this.#sweeper.unref();
+    }
+    return false;
+  }
+
+  #fits(share: Share, line: Line): boolean {
+    const limit = line === this.#known ? this.#forAll : this.#forStrangers;
+    return this.#common + share.need <= limit;
+  }
+
+  /** Gives what has become free to those who wait. */
+  #serve(): void {
+    while (this.waiting > 0) {
+      const share = this.#nextInCommon();
+      if (share !== null) this.#admit(share, 0);
+      else if (!this.#giveTurn()) break;
+    }
+    if (this.waiting === 0 && this.#holders.size === 0) this.#rest();
+  }
+
+  /** Who of those in line finds room in the common parts. */
+  #nextInCommon(): Share | null {
+    const { first } = this.#known;
+    if (first !== null && this.#fits(first, this.#known)) return first;
+    const line = this.#strangers;
+    const [one, other] = this.#lastFirstInCommon
+      ? [line.last, line.first]
+      : [line.first, line.last];
+    for (const share of [one, other]) {
+      if (share !== null && this.#fits(share, line)) {
+        this.#lastFirstInCommon = !this.#lastFirstInCommon;
+        return share;
+      }
+    }
+    return null;
+  }
+
+  #giveTurn(): boolean {
+    const oldest = older(this.#known.first, this.#strangers.first);
+    const newest = newer(this.#known.last, this.#strangers.last);
+    // Who has waited longest is not passed for being large: the room that it
+    // needs is kept until there is enough.
+    const share = this.#lastFirst && this.#hasTurn(newest) ? newest : oldest;
+    if (!this.#hasTurn(share)) return false;
+    this.#lastFirst = !this.#lastFirst;
+    this.#admit(share!, Math.min(share!.whole, this.#forTurns));
+    return true;
+  }
+
+  #hasTurn(share: Share | null): boolean {
+    return share !== null &&
+      this.#turns + Math.min(share.whole, this.#forTurns) <= this.#forTurns;
+  }
+
+  #admit(share: Share, turn: number): void {
+    share.line!.remove(share);
+    const before = counted(share);
+    share.turn = turn;
+    this.#turns += turn;
+    share.held = share.wanted;
+    share.fresh = true;
+    this.#changed(share, before);
+    share.owner.granted();
+  }
+
+  #changed(share: Share, before: number): void {
+    const after = counted(share);
+    this.#common += after - before;
+    if (share.held > 0 || share.turn > 0) this.#holders.add(share);
+    else this.#holders.delete(share);
+    if (after < before) this.#serve();
+  }
+
+  /** Looks no more until somebody waits again. */
+  #rest(): void {
+    this.#pressed = false;
+    this.#sweeper.stop();
+  }
+}
+
+/** A buffer that is held. */
+interface Pin {
+  count: number;
+  readonly bytes: number;
+}
+
+/** Shares that wait, in the order in which they came. */
+class Line {
+  first: Share | null = null;
+  last: Share | null = null;
+  length = 0;
+
+  push(share: Share): void {
+    share.line = this;
+    share.previous = this.last;
+    if (this.last === null) this.first = share;
+    else this.last.next = share;
+    this.last = share;
+    this.length++;
+  }
+
+  remove(share: Share): void {
+    const { previous, next } = share;
+    if (previous === null) this.first = next;
+    else previous.next = next;
+    if (next === null) this.last = previous;
+    else next.previous = previous;
+    share.line = share.previous = share.next = null;
+    this.length--;
+  }
+}
+
+/** What a share takes of the common parts. */
+function counted(share: Share): number {
+  return Math.max(0, share.held - share.turn);
+}
+
+function older(a: Share | null, b: Share | null): Share | null {
+  if (a === null || b === null) return a ?? b;
+  return a.ticket < b.ticket ? a : b;
+}
+
+function newer(a: Share | null, b: Share | null): Share | null {
+  if (a === null || b === null) return a ?? b;
+  return a.ticket > b.ticket ? a : b;
+}

@@ -1,0 +1,280 @@
+/** The memory that all connections of a server share, without connections. */
+import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
+import { Budget, Share, type ShareOwner } from "../_budget.ts";
+
+const MIB = 1024 * 1024;
+
+/** 16 MiB, of which 4 are for turns, 6 for strangers and 12 for the known; a
+ * frame of 4 MiB must move 4 MiB a second, and may be silent for 250 ms. */
+const LIMITS = {
+  maxBuffered: 16 * MIB,
+  maxFrameLength: 4 * MIB,
+  readTimeout: 1000,
+};
+
+/** One direction of a connection, which notes what it is told. */
+class Holder implements ShareOwner {
+  readonly share: Share;
+  readonly #budget: Budget;
+  grants = 0;
+  error: Error | undefined;
+
+  constructor(budget: Budget, direction: "in" | "out" = "in") {
+    this.#budget = budget;
+    this.share = new Share(this, direction);
+  }
+
+  granted(): void {
+    this.grants++;
+  }
+
+  cut(error: Error): void {
+    this.error = error;
+    this.#budget.leave(this.share);
+  }
+
+  /** Asks for a frame of 4 MiB, as a stranger unless it has moved bytes. */
+  ask(bytes: number, worth = 0): boolean {
+    return this.#budget.ask(this.share, bytes, 4 * MIB, worth);
+  }
+
+  get waiting(): boolean {
+    return this.share.waiting;
+  }
+}
+
+/** A budget, as many holders as asked for, and looks on a clock by hand. */
+function setup(count: number): {
+  budget: Budget;
+  holders: Holder[];
+  look(ms: number): void;
+} {
+  const budget = new Budget(LIMITS);
+  const holders = Array.from({ length: count }, () => new Holder(budget));
+  let now = 0;
+  return {
+    budget,
+    holders,
+    look(ms) {
+      for (const end = now + ms; now < end;) {
+        now += 50;
+        budget.look(now);
+      }
+    },
+  };
+}
+
+/** Lets go of everything, so that nothing looks any more. */
+function leaveAll(budget: Budget, holders: Holder[]): void {
+  for (const { share } of holders) budget.leave(share);
+  assertEquals([budget.used, budget.waiting], [0, 0]);
+}
+
+Deno.test("Strangers get less than the known, and whoever finds no room gets a turn", () => {
+  const { budget, holders } = setup(6);
+  const [a, b, c, d, known] = holders as [
+    Holder,
+    Holder,
+    Holder,
+    Holder,
+    Holder,
+  ];
+  assert(a.ask(4 * MIB));
+  assert(b.ask(2 * MIB));
+  // The strangers' part is full: the turn is the next one's, at once.
+  assert(c.ask(1));
+  assertEquals(c.share.turn, 4 * MIB);
+  assert(!d.ask(1));
+  assert(known.ask(4 * MIB, 4 * MIB));
+  // Who has moved less than it wants to hold is a stranger.
+  assert(!holders[5]!.ask(2 * MIB, MIB));
+  assertEquals(budget.used, 14 * MIB);
+  assertEquals(budget.waiting, 2);
+  leaveAll(budget, holders);
+});
+
+Deno.test("Room goes to those who wait as it becomes free, and the most is never exceeded", () => {
+  const { budget, holders } = setup(100);
+  for (const holder of holders) holder.ask(MIB);
+  assertLessOrEqual(budget.used, LIMITS.maxBuffered);
+  let grants = 0;
+  for (const holder of holders) {
+    const served = holders.filter(({ share }) => share.held > 0);
+    assertLessOrEqual(budget.used, LIMITS.maxBuffered);
+    // One after the other has its whole frame, and is done.
+    const [next] = served;
+    if (next === undefined) break;
+    assert(next.ask(4 * MIB) || next.waiting);
+    budget.leave(next.share);
+    grants += holder.grants;
+  }
+  assertEquals([budget.used, budget.waiting], [0, 0]);
+  assert(grants > 0);
+});
+
+Deno.test("Turns go to the one that has waited longest and to the last that came, alternately", () => {
+  const { budget, holders } = setup(10);
+  const [full, ...line] = holders as [Holder, ...Holder[]];
+  // Responses may use up everything that is in common.
+  budget.hold(full.share, 12 * MIB);
+  for (const holder of line) holder.ask(MIB);
+  const order: number[] = [];
+  for (let i = 0; i < line.length; i++) {
+    const at = line.findIndex(({ share }) => share.turn > 0);
+    order.push(at);
+    budget.leave(line[at]!.share);
+  }
+  assertEquals(order, [0, 8, 1, 7, 2, 6, 3, 5, 4]);
+  leaveAll(budget, holders);
+});
+
+Deno.test("Who holds memory and is silent is cut once others wait, and nobody before", () => {
+  const { budget, holders, look } = setup(4);
+  const [silent, other, turn, waiting] = holders as [
+    Holder,
+    Holder,
+    Holder,
+    Holder,
+  ];
+  assert(silent.ask(3 * MIB));
+  assert(other.ask(3 * MIB));
+  look(60_000);
+  assertEquals(silent.error, undefined);
+  assert(turn.ask(MIB));
+  assert(!waiting.ask(MIB));
+  look(200);
+  assertEquals([silent.error, waiting.grants], [undefined, 0]);
+  look(150);
+  assertEquals([silent.error?.name, waiting.grants], ["TimedOut", 1]);
+  // No more than it takes.
+  assertEquals([other.error, turn.error], [undefined, undefined]);
+  look(60_000);
+  assertEquals([other.error, turn.error], [undefined, undefined]);
+  leaveAll(budget, holders);
+});
+
+Deno.test("Who moves fast enough is not cut, however others wait, and the slowest goes first", () => {
+  const { budget, holders, look } = setup(5);
+  const [steady, slow, slower, turn, waiting] = holders as [
+    Holder,
+    Holder,
+    Holder,
+    Holder,
+    Holder,
+  ];
+  for (const holder of [steady, slow, slower]) assert(holder.ask(2 * MIB));
+  assert(turn.ask(2 * MIB));
+  assert(!waiting.ask(2 * MIB));
+  const rate = 4 * MIB / 1000;
+  for (let i = 0; i < 1000 && slower.error === undefined; i++) {
+    // In jerks, as networks deliver.
+    steady.share.moved += i % 4 === 0 ? 4 * 50 * rate : 0;
+    turn.share.moved += 50 * rate;
+    slow.share.moved += 0.5 * 50 * rate;
+    slower.share.moved += 0.4 * 50 * rate;
+    look(50);
+  }
+  assertEquals(slower.error?.name, "TimedOut");
+  assertEquals(
+    [steady, slow, turn].map(({ error }) => error),
+    [undefined, undefined, undefined],
+  );
+  assertEquals(waiting.grants, 1);
+  leaveAll(budget, holders);
+});
+
+Deno.test("Who cannot move because of us, or waits itself, is not judged", () => {
+  const { budget, holders, look } = setup(4);
+  const [paused, waiting, turn, other] = holders as [
+    Holder,
+    Holder,
+    Holder,
+    Holder,
+  ];
+  paused.share.paused = true;
+  assert(paused.ask(3 * MIB));
+  assert(waiting.ask(3 * MIB));
+  assert(turn.ask(MIB));
+  turn.share.paused = true;
+  assert(!waiting.ask(4 * MIB));
+  assert(!other.ask(MIB));
+  look(60_000);
+  for (const { error } of holders) assertEquals(error, undefined);
+  budget.resume(paused.share);
+  look(350);
+  assertEquals(paused.error?.name, "TimedOut");
+  assertEquals([waiting.grants, other.grants], [1, 1]);
+  leaveAll(budget, holders);
+});
+
+Deno.test("A thousand that stop sending do not keep a newcomer waiting for a thousand", () => {
+  const { budget, holders, look } = setup(1000);
+  for (const holder of holders) holder.ask(3.9 * MIB);
+  for (let i = 0; i < 3; i++) {
+    const newcomer = new Holder(budget);
+    let waited = 0;
+    for (let bytes = MIB; bytes <= 4 * MIB; bytes *= 2) {
+      if (newcomer.ask(bytes)) continue;
+      for (; newcomer.waiting; waited += 50) look(50);
+    }
+    // One turn may be the oldest's, and the next is the newcomer's.
+    assertLessOrEqual(waited, 1000);
+    assertEquals(newcomer.error, undefined);
+    budget.leave(newcomer.share);
+  }
+  const cut = () => holders.filter(({ error }) => error !== undefined).length;
+  for (let i = 0; i < 1000 && cut() < 990; i++) {
+    look(350);
+    assertLessOrEqual(budget.used, LIMITS.maxBuffered);
+  }
+  assert(cut() >= 990);
+  leaveAll(budget, holders);
+});
+
+Deno.test("A buffer that many responses refer to is held once", () => {
+  const { budget } = setup(0);
+  const buffer = new ArrayBuffer(5 * MIB);
+  for (let i = 0; i < 100; i++) budget.pin(buffer);
+  assertEquals(budget.used, 5 * MIB);
+  for (let i = 0; i < 99; i++) budget.unpin(buffer);
+  assertEquals(budget.used, 5 * MIB);
+  buffer.transfer(0);
+  budget.unpin(buffer);
+  assertEquals(budget.used, 0);
+});
+
+Deno.test("Who is about to hold an unknown much waits while there is no room, and gets a turn", () => {
+  const { budget, holders } = setup(4);
+  const [full, ...others] = holders as [Holder, Holder, Holder, Holder];
+  const [a, b, known] = others as [Holder, Holder, Holder];
+  const begin = ({ share }: Holder, worth = 0) =>
+    budget.askToBegin(share, worth, 4 * MIB, worth);
+  assert(budget.calm);
+  assert(begin(a));
+  budget.hold(full.share, 6 * MIB);
+  assert(!budget.calm);
+  assert(begin(a));
+  assertEquals(a.share.turn, 4 * MIB);
+  assert(begin(a));
+  assert(!begin(b));
+  assert(begin(known, 100));
+  budget.hold(a.share, 3 * MIB);
+  assertEquals(budget.used, 10 * MIB);
+  budget.endTurn(a.share);
+  assertEquals([b.grants, b.share.turn], [1, 4 * MIB]);
+  assert(!budget.usedUp);
+  budget.hold(full.share, 13 * MIB);
+  assert(budget.usedUp);
+  leaveAll(budget, holders);
+});
+
+Deno.test("A budget works the same with many in line, whoever leaves it", () => {
+  const { budget, holders, look } = setup(20_000);
+  for (const holder of holders) holder.ask(MIB);
+  assert(budget.waiting > 19_980);
+  // Every other one goes, from the middle of the line.
+  for (let i = 0; i < holders.length; i += 2) budget.leave(holders[i]!.share);
+  look(1000);
+  assert(budget.waiting > 9_900);
+  leaveAll(budget, holders);
+});
