@@ -43,7 +43,8 @@ export interface AcceptorOwner {
   readonly open: number;
   /** Accepting pauses at so many. */
   readonly maxConnections: number;
-  /** A connection has come; it is the owner's from now on. */
+  /** A connection has come, perhaps in the moment in which the loop is stopped;
+   * it is the owner's from now on. */
   admit(conn: Transport): void;
   /** An accept has failed. `newsworthy` is true for the first of a row for want
    * of resources, or for another reason that is no peer's and does not pass. */
@@ -155,8 +156,7 @@ export class Acceptor {
       }
       backoff = failures = 0;
       told = false;
-      if (this.#stopped) conn.close();
-      else owner.admit(conn);
+      owner.admit(conn);
     }
     this.#ended = true;
     owner.acceptorEnded();

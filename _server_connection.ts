@@ -1,21 +1,27 @@
-// One connection of the server: reads frames, has them handled, and writes the
-// responses in the order of the requests.
+// One connection of the server: reads frames, has them handled, and ends.
 //
 // Knows: a transport, the codec, the limits of one connection, and a handler as
 // a function. Must not know: where the connection came from, which others there
 // are, and what is done about them all.
 
-import {
-  FrameDecoder,
-  FrameEncoder,
-  type FrameOptions,
-  type Transport,
-} from "./codec.ts";
-import { ignore, isThenable } from "./_callbacks.ts";
+import { callDetached, ignore, isThenable } from "./_callbacks.ts";
+import type { Correlation } from "./_correlation.ts";
 import { isDisconnect, namedError } from "./_errors.ts";
+import type { Goaway } from "./_goaway.ts";
+import type { ReadAhead } from "./_handshake.ts";
+import { show } from "./_options.ts";
 import { countEmpty } from "./_progress.ts";
 import { ConnectionContext } from "./_server_context.ts";
+import { CorrelatedResponses } from "./_server_correlated.ts";
+import {
+  greet,
+  type GreetingSettings,
+  hasGreeting,
+} from "./_server_greeting.ts";
+import { OrderedResponses } from "./_server_ordered.ts";
+import { SendQueue } from "./_server_send_queue.ts";
 import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { FrameDecoder, FrameEncoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
  * no more requests: enough to keep a fast reader busy, and what a slow one
@@ -31,35 +37,71 @@ const MAX_READ_AHEAD = 64 * 1024;
  * overtake the responses before it. */
 const LINGER = 500;
 
-/** Turns of the microtask queue without a new response before what has been
- * answered is written: handlers that are `async` but wait for nothing settle
- * within so many, and their responses then leave in one write. */
-const FLUSH_PATIENCE = 10;
+/** The same behind a goaway where `shutdownTimeout` sets no limit: a peer that
+ * has gone in silence would hold its connection for ever. */
+const LONGEST_LINGER = 10_000;
+
+/** Turns of the event loop in which what has arrived is read. A timer may be due
+ * before the reads of its turn: only the second turn is behind them. */
+const DRAIN_TURNS = 2;
 
 /** Where bytes that nobody wants are read to; shared, since nobody looks. */
 const SCRAP: Uint8Array<ArrayBuffer> = new Uint8Array(4096);
 
+const EMPTY = new Uint8Array(0);
+
+/** Why a connection has ended; `CloseReason` documents each. */
+type Reason =
+  | "end"
+  | "lost"
+  | "close"
+  | "idle"
+  | "shutdown"
+  | "forced"
+  | "handshake"
+  | "frame"
+  | "handler"
+  | "timeout"
+  | "error";
+
 /** What is set for a connection; all connections of a server share it. */
-export interface ConnectionSettings {
-  /** The layout of the frames. */
-  readonly frame: FrameOptions;
+export interface ConnectionSettings extends GreetingSettings {
+  /** Where ids stand, if frames carry any. */
+  readonly correlation: Correlation | undefined;
+  /** What is said at the end where nothing else is. */
+  readonly goaway: Goaway | undefined;
   /** Makes a response, or a promise of one. */
   readonly handler: (
     payload: Uint8Array<ArrayBuffer>,
     context: ConnectionContext,
   ) => unknown;
+  /** What a handler returns to write no response. */
+  readonly noResponse: unknown;
   /** Handlers at once. */
   readonly concurrency: number;
   /** Limits in milliseconds; 0 is none. */
   readonly idleTimeout: number;
   readonly readTimeout: number;
   readonly writeTimeout: number;
+  readonly handshakeTimeout: number;
+  /** How long the peer's end is waited for behind a goaway. */
+  readonly shutdownTimeout: number;
   /** May give a response in place of a failed handler's. */
   readonly onError:
     | ((error: unknown, context: ConnectionContext) => unknown)
     | undefined;
   /** Told of an error that nothing is answered to. It never throws. */
   report(error: unknown, context: ConnectionContext | undefined): void;
+  /** Told of a handler's failure where there is no `onError`. It never
+   * throws. */
+  printFailure(error: unknown, context: ConnectionContext): void;
+  /** Observers of connections. They never throw. */
+  readonly opened: ((context: ConnectionContext) => void) | undefined;
+  readonly ended:
+    | ((context: ConnectionContext, reason: Reason) => void)
+    | undefined;
+  /** Runs what must not run in the async context of a request. */
+  readonly inOwnContext: <R>(fn: () => R) => R;
 }
 
 /** Figures that connections count; all connections of a server share them. */
@@ -71,34 +113,49 @@ export interface ConnectionStats {
   errors: number;
 }
 
-/** A request whose response is not yet in the encoder. */
-interface Slot {
-  /** A response, nothing, or {@linkcode END}; undefined until settled. */
-  result: unknown;
-  settled: boolean;
-  next: Slot | null;
+/** The responses of one connection, ordered or correlated. A ticket stands for
+ * a request that waits for its response. */
+interface Responses<Ticket> {
+  readonly pending: number;
+  readonly heldBack: number;
+  answer(response: Uint8Array | undefined, id: number): void;
+  open(id: number): Ticket;
+  judge(response: Uint8Array | undefined): void;
+  settle(ticket: Ticket, response: Uint8Array | undefined): void;
+  fail(ticket: Ticket): boolean;
+  clear(): void;
 }
 
-/** In place of a response: the connection ends here. */
-const END: unique symbol = Symbol("end");
+/** In place of a response: there is none, and none will come. */
+const FAILED: unique symbol = Symbol("failed");
 
 /**
- * One connection. Three things go on at once:
+ * One connection. What goes on:
  *
  * ```text
  * read loop    read -> decoder -> take frames; pauses while its frames cannot
  *              be taken and enough has been read ahead
- * slots        requests that wait for a promise, in order; a settled one at
- *              the front moves its response to the encoder
- * flush        encoder -> write, one at a time
+ * responses    requests that wait for a promise; each moves its response to the
+ *              encoder, in order or as it comes
+ * send queue   encoder -> write, one at a time
  *
- * state        reads   takes frames   left by
- * open         yes     yes            end of stream, bad frame, handler error,
- *                                     drain()
- * ending       no      if drained     last response written
- * lingering    away    no             end of stream, LINGER over
- * closed       no      no
+ * phase      reads    takes frames      left by
+ * greeting   its own  no                the end of the greeting
+ * open       yes      yes               end of stream, bad frame, handler's
+ *                                       failure, drain, context.close, idle
+ * draining   away     those read so far nothing left to take or to answer
+ * answering  away     no                nothing left to answer
+ * flushing   away     no                the last byte is written
+ * lingering  away     no                end of stream, limit
+ * closed     no       no
  * ```
+ *
+ * To read away is to read and forget: the end of the stream and a reset are
+ * noticed, and a peer that writes before it reads is not stuck.
+ *
+ * Phases are only ever left downwards. Whatever calls a user's callback (a
+ * handler, `onError`, a hook, an abort listener) may find a later phase when
+ * the callback returns.
  */
 export class ServerConnection {
   readonly context: ConnectionContext;
@@ -107,33 +164,40 @@ export class ServerConnection {
   readonly #stats: ConnectionStats;
   readonly #decoder: FrameDecoder;
   readonly #encoder: FrameEncoder;
+  readonly #responses: Responses<unknown>;
+  readonly #queue: SendQueue;
+  /** Told once, when the connection has ended. A function, and no promise that
+   * somebody awaits: with the read loop it would be a third of what an idle
+   * connection holds. */
+  readonly #onEnd: (connection: ServerConnection) => void;
 
-  #state: "open" | "ending" | "lingering" | "closed" = "open";
-  /** There is nothing to linger for: the stream has ended, or nothing was
-   * going on. */
-  #quiet = false;
-  /** Frames are still taken from the decoder. */
-  #taking = true;
+  #phase:
+    | "greeting"
+    | "open"
+    | "draining"
+    | "answering"
+    | "flushing"
+    | "lingering"
+    | "closed" = "greeting";
+  /** Why it ends; set once it is known. */
+  #reason: Reason | undefined;
+  /** The end that is due once the greeting is over. */
+  #dueEnd: "shutdown" | "close" | undefined;
+  /** Whether the goaway is true: nothing that was taken stays unanswered. */
+  #mayGoAway = false;
+  /** The peer has ended its stream. */
+  #peerEnded = false;
   /** A whole frame may be in the decoder that could not be taken. */
   #blocked = false;
-  /** What comes before the first frame is under way, with a limit of its own. */
-  #greeting = false;
+  /** Frames are being taken: a handler may run just now, whose response is not
+   * counted yet. */
+  #taking = false;
+  /** Whether `connectionOpen` was told. */
+  #opened = false;
   /** Wakes the read loop from its pause. */
   #wake: (() => void) | null = null;
-  /** Limits the handshake, and later the lingering. */
+  /** Limits the greeting, and later the lingering. */
   #timer: Timer | undefined;
-
-  /** Slots in request order. */
-  #first: Slot | null = null;
-  #last: Slot | null = null;
-  #slots = 0;
-  /** Bytes of settled responses that wait behind an unsettled slot. */
-  #heldBack = 0;
-
-  #writing = false;
-  #flushQueued = false;
-  /** Counts what was moved to the encoder, for the flush's patience. */
-  #responses = 0;
 
   // What sweeps compare: a counter that moves with progress, what it was when
   // the wait was first seen, and when that was.
@@ -141,14 +205,6 @@ export class ServerConnection {
   #frames = 0;
   #framesSeen = 0;
   #waitingSince = 0;
-  #written = 0;
-  #writtenSeen = 0;
-  #writingSince = -1;
-
-  /** Told once, when the connection has ended. A function, and no promise that
-   * somebody awaits: with the read loop it would be a third of what an idle
-   * connection holds. */
-  readonly #onEnd: (connection: ServerConnection) => void;
 
   constructor(
     conn: Transport,
@@ -156,228 +212,162 @@ export class ServerConnection {
     stats: ConnectionStats,
     onEnd: (connection: ServerConnection) => void,
   ) {
+    const { frame, correlation } = settings;
     this.#conn = conn;
     this.#onEnd = onEnd;
     this.#settings = settings;
     this.#stats = stats;
-    this.context = new ConnectionContext(conn);
-    this.#decoder = new FrameDecoder(settings.frame);
-    this.#encoder = new FrameEncoder(settings.frame);
+    this.context = new ConnectionContext(conn, this);
+    this.#decoder = new FrameDecoder(frame, correlation?.request);
+    this.#encoder = new FrameEncoder(frame, correlation?.response);
+    this.#responses = correlation === undefined
+      ? new OrderedResponses(this.#encoder)
+      : new CorrelatedResponses(this.#encoder, correlation);
+    this.#queue = new SendQueue(conn, this.#encoder, this);
   }
+
+  // ---- The beginning
 
   /**
    * Begins to serve.
    *
-   * @param prelude What comes before the first frame; it resolves to bytes of
-   * frames that it has read already.
-   * @param timeout How long that may take, in milliseconds; 0 is for ever.
+   * @param secured Settles with the TLS handshake, if there is one.
    */
-  serve(prelude?: Promise<Uint8Array | void>, timeout = 0): void {
-    if (prelude === undefined) this.#readLoop();
-    else this.#greet(prelude, timeout);
-  }
-
-  async #greet(
-    prelude: Promise<Uint8Array | void>,
-    timeout: number,
-  ): Promise<void> {
-    try {
-      this.#greeting = true;
-      if (timeout > 0) {
-        this.#timer = startTimer(() => {
-          this.fail(
-            namedError(
-              "TimedOut",
-              `Handshake was not complete within ${timeout} ms`,
-            ),
-          );
-        }, timeout);
-        // The connection keeps the process alive, if it is to.
-        unrefTimer(this.#timer);
-      }
-      const bytes = await prelude;
-      clearTimeout(this.#timer);
-      this.#greeting = false;
-      if (bytes !== undefined && bytes.length > 0) {
-        this.#stats.bytesIn += bytes.length;
-        this.#decoder.push(bytes);
-        this.#takeFrames();
-      }
-    } catch (error) {
-      return this.fail(error);
+  serve(secured?: Promise<unknown>): void {
+    const { opened } = this.#settings;
+    this.#opened = true;
+    opened?.(this.context);
+    if (this.#phase !== "greeting" || this.#dueEnd !== undefined) {
+      // The hook has ended it.
+      secured?.catch(ignore);
+      if (this.#phase === "greeting") this.#beginRequests(undefined);
+    } else if (secured !== undefined || hasGreeting(this.#settings)) {
+      this.#greet(secured);
+    } else {
+      this.#beginRequests(undefined);
     }
-    this.#readLoop();
   }
 
-  async #readLoop(): Promise<void> {
-    try {
-      for (let empty = 0;;) {
-        while (this.#mustPause()) {
-          await new Promise<void>((resolve) => this.#wake = resolve);
-        }
-        if (this.#state === "closed") return;
-        const n = await this.#conn.read(
-          this.#state === "open" ? this.#decoder.space() : SCRAP,
+  async #greet(secured: Promise<unknown> | undefined): Promise<void> {
+    const { handshakeTimeout } = this.#settings;
+    if (handshakeTimeout > 0) {
+      this.#timer = startTimer(() => {
+        this.#fail(
+          namedError(
+            "TimedOut",
+            `Handshake was not complete within ${handshakeTimeout} ms`,
+          ),
+          "handshake",
         );
-        if (n === null) break;
-        empty = countEmpty("read", n, empty);
-        // A read may have been under way when no more frames were to be taken.
-        if (this.#state === "lingering" || !this.#taking) continue;
-        this.#decoder.advance(n);
-        this.#stats.bytesIn += n;
-        this.#takeFrames();
+      }, handshakeTimeout);
+      // The connection keeps the process alive, if it is to.
+      unrefTimer(this.#timer);
+    }
+    const { context } = this;
+    try {
+      const { ahead, refusal } = await greet(
+        this.#conn,
+        secured,
+        this.#settings,
+        context,
+        this.#stats,
+      );
+      if (this.#phase === "closed") return;
+      clearTimeout(this.#timer);
+      if (refusal === undefined) return this.#beginRequests(ahead);
+      this.#report(refusal.error);
+      this.#phase = "flushing";
+      this.#reason = "handshake";
+      this.#queue.stop();
+      this.#readLoop(ahead);
+      this.#advanceEnd();
+    } catch (error) {
+      this.#fail(error, "handshake");
+    }
+  }
+
+  #beginRequests(ahead: ReadAhead | undefined): void {
+    this.#phase = "open";
+    this.#queue.open();
+    const due = this.#dueEnd;
+    if (due === "close") this.#end("close", "answering", ahead !== undefined);
+    this.#readLoop(ahead);
+    if (due === "shutdown") this.drainSoon();
+  }
+
+  /** Drains once what has arrived already was read. */
+  async drainSoon(): Promise<void> {
+    for (let i = 0; i < DRAIN_TURNS; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    this.drain();
+  }
+
+  // ---- Reading
+
+  async #readLoop(ahead: ReadAhead | undefined): Promise<void> {
+    try {
+      if (ahead === undefined || await this.#readAhead(ahead)) {
+        await this.#readOn();
       }
     } catch (error) {
-      return this.fail(error);
+      return this.#fail(error, "error");
     }
+    if (this.#phase === "closed") return;
     // An end inside a frame is a disconnect, as one between frames is. The
     // requests before it are answered: the other side may have closed only
     // its writing side. A handler that asks may give up.
-    this.#quiet = true;
-    if (this.#state === "lingering") return this.destroy();
+    this.#peerEnded = true;
+    if (this.#phase === "lingering") return this.#destroy("end");
     this.context.abort();
-    this.#end();
+    this.#end("end", "draining", false);
+  }
+
+  /**
+   * Takes what the greeting has read of the requests.
+   *
+   * @returns Whether the stream goes on.
+   */
+  async #readAhead({ bytes, pending }: ReadAhead): Promise<boolean> {
+    if (bytes.length > 0 && this.#phase === "open") {
+      this.#decoder.push(bytes);
+      this.#takeFrames();
+    }
+    if (pending === undefined) return true;
+    const next = await pending;
+    if (next === null) return false;
+    if (this.#phase === "open" || this.#phase === "draining") {
+      this.#decoder.push(next);
+      this.#takeFrames();
+    }
+    return true;
+  }
+
+  /** Reads until the stream ends, or the connection is closed. */
+  async #readOn(): Promise<void> {
+    for (let empty = 0;;) {
+      while (this.#mustPause()) {
+        await new Promise<void>((resolve) => this.#wake = resolve);
+      }
+      if (this.#phase === "closed") return;
+      const wanted = this.#phase === "open";
+      const n = await this.#conn.read(wanted ? this.#decoder.space() : SCRAP);
+      if (n === null) return;
+      empty = countEmpty("read", n, empty);
+      // A read may have been under way when no more frames were to be taken.
+      if (
+        !wanted || (this.#phase !== "open" && this.#phase !== "draining")
+      ) continue;
+      this.#decoder.advance(n);
+      this.#stats.bytesIn += n;
+      this.#takeFrames();
+    }
   }
 
   #mustPause(): boolean {
-    if (this.#state === "ending") return true;
-    return this.#state === "open" && this.#blocked &&
+    return this.#phase === "open" && this.#blocked &&
       (this.#encoder.buffered >= MAX_OUTGOING ||
         this.#decoder.buffered >= MAX_READ_AHEAD);
-  }
-
-  /** Room for one more request: in count, and in bytes of responses. */
-  #canTake(): boolean {
-    return this.#slots < this.#settings.concurrency &&
-      this.#encoder.buffered + this.#heldBack < MAX_OUTGOING;
-  }
-
-  /** Handles the whole frames in the decoder, as many as there is room for. */
-  #takeFrames(): void {
-    try {
-      while (this.#taking) {
-        this.#blocked = !this.#canTake();
-        if (this.#blocked) break;
-        const frame = this.#decoder.decode();
-        if (frame === null) break;
-        this.#frames++;
-        this.#handle(frame);
-      }
-    } catch (error) {
-      // A bad frame; the requests before it are answered.
-      this.#stats.errors++;
-      this.#settings.report(error, this.context);
-      this.#taking = false;
-      this.#end();
-    }
-    // While handlers are in progress, others may settle in this very turn.
-    if (this.#first === null) this.#flush();
-    else this.#flushSoon();
-  }
-
-  #handle(frame: Uint8Array<ArrayBuffer>): void {
-    this.#stats.requests++;
-    this.#stats.inFlight++;
-    let result: unknown;
-    try {
-      const { handler } = this.#settings;
-      result = handler(frame, this.context);
-      if (result instanceof Uint8Array || !isThenable(result)) {
-        // Nothing to wait for; with nobody before it: no slot, no turn.
-        const nothing = result === undefined || result === null;
-        if (this.#first === null) {
-          if (!nothing) this.#encoder.push(result as Uint8Array);
-          this.#stats.inFlight--;
-          return;
-        }
-        if (!nothing) this.#encoder.measure(result as Uint8Array);
-      }
-    } catch (error) {
-      result = this.#recover(error);
-    }
-    const slot: Slot = { result: undefined, settled: false, next: null };
-    if (this.#last === null) this.#first = slot;
-    else this.#last.next = slot;
-    this.#last = slot;
-    this.#slots++;
-    if (isThenable(result)) this.#await(slot, result);
-    else this.#settle(slot, result);
-  }
-
-  async #await(slot: Slot, pending: PromiseLike<unknown>): Promise<void> {
-    let result: unknown;
-    try {
-      result = await pending;
-      if (result !== undefined && result !== null && result !== END) {
-        this.#encoder.measure(result as Uint8Array);
-      }
-    } catch (error) {
-      result = await this.#recover(error);
-    }
-    try {
-      this.#settle(slot, result);
-      this.#takeFrames();
-      this.#resume();
-    } catch (error) {
-      // A response was judged good and changed while it waited for others.
-      this.fail(error);
-    }
-  }
-
-  /** Asks `onError` for a response in place of a failed handler's. It never
-   * throws or rejects. */
-  #recover(error: unknown): unknown {
-    // A handler that gave up because its connection had gone has not failed.
-    if (this.context.abortedWith(error)) return END;
-    this.#stats.errors++;
-    const usable = (answer: unknown) => {
-      try {
-        this.#encoder.measure(answer as Uint8Array);
-        return answer;
-      } catch {
-        return END;
-      }
-    };
-    try {
-      const { onError } = this.#settings;
-      const answer = onError?.(error, this.context);
-      return isThenable(answer)
-        ? Promise.resolve(answer).then(usable, () => END)
-        : usable(answer);
-    } catch {
-      // There is nobody left to tell.
-      return END;
-    }
-  }
-
-  #settle(slot: Slot, result: unknown): void {
-    this.#stats.inFlight--;
-    slot.settled = true;
-    slot.result = result;
-    // What comes after a failure has no response: it is not to be handled.
-    if (result === END) this.#taking = false;
-    if (result instanceof Uint8Array) this.#heldBack += result.length;
-    while (this.#first !== null && this.#first.settled) {
-      const { result, next } = this.#first;
-      this.#first = next;
-      if (next === null) this.#last = null;
-      this.#slots--;
-      if (result instanceof Uint8Array) {
-        this.#heldBack -= result.length;
-        this.#encoder.push(result);
-        this.#responses++;
-      } else if (result === END) {
-        // What comes after it is not answered, though it may be in progress.
-        this.#first = this.#last = null;
-        this.#end();
-      }
-    }
-  }
-
-  /** Something was done that the read loop or the end may wait for. */
-  #resume(): void {
-    if (!this.#mustPause()) this.#wakeReader();
-    this.#closeIfDone();
   }
 
   #wakeReader(): void {
@@ -386,154 +376,347 @@ export class ServerConnection {
     wake?.();
   }
 
-  /** Writes once no handler has settled for some turns of the microtasks. */
-  #flushSoon(): void {
-    if (
-      this.#flushQueued || this.#writing || this.#encoder.buffered === 0
-    ) return;
-    this.#flushQueued = true;
-    let patience = FLUSH_PATIENCE;
-    let seen = this.#responses;
-    const turn = () => {
-      if (seen !== this.#responses) {
-        seen = this.#responses;
-        patience = FLUSH_PATIENCE;
-      } else if (--patience === 0) {
-        this.#flushQueued = false;
-        return this.#flush();
-      }
-      queueMicrotask(turn);
-    };
-    queueMicrotask(turn);
+  /** Room for one more request: in count, and in bytes of responses. */
+  #canTake(): boolean {
+    return this.#responses.pending < this.#settings.concurrency &&
+      this.#encoder.buffered + this.#responses.heldBack < MAX_OUTGOING;
   }
 
-  #flush(): void {
-    if (this.#writing || this.#encoder.buffered === 0) return;
-    this.#writing = true;
-    // Not in this very moment: the reads of other connections that came in the
-    // same turn of the event loop are then handled before the first write, so
-    // that writes follow each other, and peers do not wake in between. That is
-    // worth a tenth of the throughput.
-    queueMicrotask(() => this.#write());
-  }
-
-  async #write(): Promise<void> {
+  /** Handles the whole frames in the decoder, as many as there is room for. */
+  #takeFrames(): void {
+    this.#taking = true;
     try {
-      let empty = 0;
-      for (
-        let chunk = this.#encoder.chunk();
-        chunk !== null && this.#state !== "closed";
-        chunk = this.#encoder.chunk()
-      ) {
-        const n = await this.#conn.write(chunk);
-        this.#encoder.advance(n);
-        this.#written += n;
-        this.#stats.bytesOut += n;
-        empty = countEmpty("write", n, empty);
-        if (this.#blocked) this.#takeFrames();
-        this.#resume();
+      while (this.#phase === "open" || this.#phase === "draining") {
+        this.#blocked = !this.#canTake();
+        if (this.#blocked) break;
+        const frame = this.#decoder.decode();
+        if (frame === null) break;
+        this.#frames++;
+        this.#handle(frame, this.#decoder.id);
       }
-      this.#writing = false;
-      this.#closeIfDone();
     } catch (error) {
-      this.fail(error);
+      // A bad frame; the requests before it are answered.
+      this.#report(error);
+      this.#end("frame", "answering", false);
+    }
+    this.#taking = false;
+    // While handlers are in progress, others may settle in this very turn.
+    if (this.#responses.pending === 0) this.#queue.flush();
+    else this.#queue.flushSoon();
+    if (this.#phase !== "open") this.#advanceEnd();
+  }
+
+  // ---- Handling
+
+  #handle(frame: Uint8Array<ArrayBuffer>, id: number): void {
+    const { correlation, handler } = this.#settings;
+    // What has the high bit is no request where ids are inserted.
+    if (correlation?.inserted && id >= correlation.highBit) return;
+    this.#stats.requests++;
+    this.#stats.inFlight++;
+    let result: unknown;
+    try {
+      result = handler(frame, this.context);
+      if (result instanceof Uint8Array || !isThenable(result)) {
+        // Nothing to wait for: no ticket, no turn.
+        this.#responses.answer(this.#check(result, id), id);
+        this.#stats.inFlight--;
+        return;
+      }
+    } catch (error) {
+      result = this.#recover(error, id);
+    }
+    const ticket = this.#responses.open(id);
+    if (isThenable(result)) this.#await(ticket, id, result);
+    else this.#settle(ticket, result);
+  }
+
+  async #await(
+    ticket: unknown,
+    id: number,
+    pending: PromiseLike<unknown>,
+  ): Promise<void> {
+    let result: unknown;
+    try {
+      result = await pending;
+      if (result !== FAILED) {
+        result = this.#check(result, id);
+        this.#responses.judge(result as Uint8Array | undefined);
+      }
+    } catch (error) {
+      result = await this.#recover(error, id);
+    }
+    try {
+      this.#settle(ticket, result);
+      this.#takeFrames();
+      this.#resume();
+    } catch (error) {
+      // A response was judged good and changed while it waited for others.
+      this.#fail(error, "handler");
     }
   }
 
   /**
-   * Ends gracefully: takes no more bytes, answers what has come whole.
+   * Judges what a handler has returned.
    *
-   * @param quiet Nothing has come of late: an idle connection is just closed.
+   * @returns The response, or undefined where there is to be none.
    */
-  drain(quiet: boolean): void {
-    if (
-      this.#greeting ||
-      (quiet && this.#first === null && !this.#blocked &&
-        this.#decoder.buffered === 0 && this.#encoder.buffered === 0)
-    ) {
-      this.#quiet = true;
+  #check(result: unknown, id: number): Uint8Array | undefined {
+    const { noResponse, goaway } = this.#settings;
+    if (result instanceof Uint8Array) {
+      if (goaway?.equals(result, id)) {
+        throw new TypeError(
+          "Handler returned the goaway, which would end the connection; return another response",
+        );
+      }
+      return result;
     }
-    this.#end();
+    if (result === noResponse) return undefined;
+    throw noResponseError(result);
   }
 
-  #end(): void {
-    if (this.#state === "open") this.#state = "ending";
-    this.#closeIfDone();
+  /** Asks `onError` for a response in place of a failed handler's. It never
+   * throws or rejects. */
+  #recover(error: unknown, id: number): unknown {
+    // A handler that gave up because its connection had gone has not failed.
+    if (this.context.abortedWith(error)) return FAILED;
+    this.#stats.errors++;
+    const { onError, printFailure } = this.#settings;
+    if (onError === undefined) {
+      printFailure(error, this.context);
+      return FAILED;
+    }
+    const usable = (answer: unknown) => {
+      try {
+        if (!(answer instanceof Uint8Array)) return FAILED;
+        const response = this.#check(answer, id);
+        this.#responses.judge(response);
+        return response;
+      } catch {
+        return FAILED;
+      }
+    };
+    try {
+      const answer = onError(error, this.context);
+      return isThenable(answer)
+        ? Promise.resolve(answer).then(usable, () => FAILED)
+        : usable(answer);
+    } catch {
+      // There is nobody left to tell.
+      return FAILED;
+    }
   }
 
-  /** Half-closes once the last response has been written, then lingers. */
-  #closeIfDone(): void {
-    if (
-      this.#state !== "ending" || this.#first !== null ||
-      (this.#taking && this.#blocked) || this.#encoder.buffered > 0 ||
-      this.#writing
-    ) return;
-    if (this.#quiet || this.#conn.closeWrite === undefined) {
-      return this.destroy();
+  #settle(ticket: unknown, result: unknown): void {
+    this.#stats.inFlight--;
+    if (this.#phase === "closed") return;
+    if (result !== FAILED) {
+      this.#responses.settle(ticket, result as Uint8Array | undefined);
+    } else if (this.#responses.fail(ticket)) {
+      this.#end("handler", "answering", false);
     }
-    this.#state = "lingering";
-    this.#timer = startTimer(() => this.destroy(), LINGER);
+  }
+
+  /** Something was done that the read loop or the end may wait for. */
+  #resume(): void {
+    if (!this.#mustPause()) this.#wakeReader();
+    if (this.#phase !== "open") this.#advanceEnd();
+  }
+
+  // ---- Writing: what the send queue and the context call
+
+  written(n: number): void {
+    this.#stats.bytesOut += n;
+    if (this.#blocked) this.#takeFrames();
+    this.#resume();
+  }
+
+  drained(): void {
+    this.#advanceEnd();
+  }
+
+  writeFailed(error: unknown): void {
+    this.#fail(error, "error");
+  }
+
+  push(payload: Uint8Array): Promise<void> {
+    const { correlation, goaway, inOwnContext } = this.#settings;
+    if (correlation === undefined) {
+      return rejected(
+        new TypeError("context.push needs the option correlation"),
+      );
+    }
+    if (goaway !== undefined && payload instanceof Uint8Array) {
+      if (goaway.equals(payload, this.#encoder.readId(payload))) {
+        return rejected(
+          new TypeError("A push must not be equal to the goaway"),
+        );
+      }
+    }
+    // Not in the context of the request that pushes: what is written along with
+    // it, and the requests that are taken then, are others'.
+    return inOwnContext(() => {
+      this.#frames++;
+      return this.#queue.push(payload);
+    });
+  }
+
+  // ---- The end
+
+  /** Answers what was taken, this very request included, and ends. */
+  closeGracefully(): void {
+    this.#settings.inOwnContext(() => {
+      if (this.#phase === "greeting") this.#dueEnd = "close";
+      else this.#end("close", "answering", true);
+    });
+  }
+
+  /** Answers what has come whole, and ends. A greeting comes to its end. */
+  drain(): void {
+    if (this.#phase === "greeting") this.#dueEnd ??= "shutdown";
+    else this.#end("shutdown", "draining", true);
+  }
+
+  /** Ends at once.
+   *
+   * @param cause What the context's signal is aborted with. */
+  force(cause: unknown): void {
+    // What only waits for its peer's end has ended for another reason.
+    if (this.#phase !== "lingering") this.#reason = "forced";
+    this.#destroy("forced", cause);
+  }
+
+  /**
+   * Begins to end, or takes less than before on the way there.
+   *
+   * @param mayGoAway Whether nothing that was taken stays unanswered; once that
+   * is not so, it stays so.
+   */
+  #end(
+    reason: Reason,
+    phase: "draining" | "answering",
+    mayGoAway: boolean,
+  ): void {
+    if (this.#phase === "open") {
+      this.#reason = reason;
+      this.#phase = phase;
+      this.#mayGoAway = mayGoAway;
+      this.#wakeReader();
+    } else if (this.#phase === "draining" || this.#phase === "answering") {
+      if (phase === "answering") this.#phase = phase;
+      if (!mayGoAway) this.#mayGoAway = false;
+    }
+    this.#advanceEnd();
+  }
+
+  /** Goes from one phase of the end to the next, as far as it can. */
+  #advanceEnd(): void {
+    if (this.#phase === "draining" || this.#phase === "answering") {
+      if (
+        this.#taking || this.#responses.pending > 0 ||
+        (this.#phase === "draining" && this.#blocked)
+      ) return;
+      this.#phase = "flushing";
+      this.#mayGoAway &&= !this.#peerEnded && this.#sayGoodbye();
+      this.#queue.refusePushes();
+      this.#queue.flush();
+    }
+    if (this.#phase !== "flushing" || !this.#queue.empty) return;
+    if (
+      this.#peerEnded ||
+      (this.#conn.closeWrite === undefined && !this.#mayGoAway)
+    ) return this.#destroy("end");
+    this.#linger();
+  }
+
+  /** Writes the goaway. */
+  #sayGoodbye(): boolean {
+    const { correlation, goaway } = this.#settings;
+    if (correlation?.inserted) {
+      this.#encoder.push(EMPTY, correlation.goaway);
+    } else if (goaway !== undefined) {
+      this.#encoder.push(goaway.payload);
+    } else {
+      return false;
+    }
+    return true;
+  }
+
+  /** Half-closes, and waits for the peer's end. */
+  #linger(): void {
+    this.#phase = "lingering";
+    const { shutdownTimeout } = this.#settings;
+    const limit = this.#mayGoAway ? shutdownTimeout || LONGEST_LINGER : LINGER;
+    this.#timer = startTimer(() => this.#destroy("end"), limit);
+    unrefTimer(this.#timer);
     this.#halfClose();
-    this.#wakeReader();
   }
 
   async #halfClose(): Promise<void> {
     try {
       await this.#conn.closeWrite?.();
     } catch {
-      this.destroy();
+      this.#destroy("lost");
     }
   }
 
-  /** Ends at once after an error of the transport. */
-  fail(error: unknown): void {
-    if (this.#state === "closed") return;
-    if (!isDisconnect(error)) {
-      this.#stats.errors++;
-      this.#settings.report(error, this.context);
-    }
-    this.destroy(error);
+  /** Counts and reports an error that is no handler's. */
+  #report(error: unknown): void {
+    if (isDisconnect(error)) return;
+    this.#stats.errors++;
+    this.#settings.report(error, this.context);
   }
 
-  /** Ends at once. */
-  destroy(reason?: unknown): void {
-    if (this.#state === "closed") return;
-    this.#state = "closed";
-    this.#taking = false;
-    this.#first = this.#last = null;
+  /** Ends at once after an error. */
+  #fail(error: unknown, reason: Reason): void {
+    if (this.#phase === "closed") return;
+    this.#report(error);
+    this.#destroy(
+      reason === "error" && isDisconnect(error) ? "lost" : reason,
+      error,
+    );
+  }
+
+  /**
+   * Ends at once.
+   *
+   * @param reason Counts if none was known yet.
+   * @param cause What the context's signal is aborted with.
+   */
+  #destroy(reason: Reason, cause?: unknown): void {
+    if (this.#phase === "closed") return;
+    this.#phase = "closed";
+    this.#reason ??= reason;
     clearTimeout(this.#timer);
-    try {
-      const closing: unknown = this.#conn.close();
-      if (isThenable(closing)) Promise.resolve(closing).catch(ignore);
-    } catch {
-      // Closed already, which is what is wanted.
-    }
+    this.#responses.clear();
+    this.#queue.stop();
+    callDetached(() => this.#conn.close(), ignore);
     this.#wakeReader();
-    this.context.abort(reason);
+    this.context.abort(cause);
     this.#onEnd(this);
+    if (this.#opened) this.#settings.ended?.(this.context, this.#reason);
   }
+
+  // ---- Limits in time
 
   /** Cuts what has waited too long, and notes what it waits for now. */
   sweep(now: number): void {
     const { idleTimeout, readTimeout, writeTimeout } = this.#settings;
-    if (!this.#writing) {
-      this.#writingSince = -1;
-    } else if (
-      this.#writingSince < 0 || this.#written !== this.#writtenSeen
-    ) {
-      this.#writingSince = now;
-      this.#writtenSeen = this.#written;
-    } else if (writeTimeout > 0 && now - this.#writingSince >= writeTimeout) {
-      return this.fail(
-        namedError("TimedOut", `Write made no progress for ${writeTimeout} ms`),
+    const stalled = this.#queue.stalledFor(now);
+    if (writeTimeout > 0 && stalled >= writeTimeout) {
+      return this.#fail(
+        namedError(
+          "TimedOut",
+          `Write made no progress for ${writeTimeout} ms`,
+        ),
+        "timeout",
       );
     }
-    const waiting = this.#state !== "open" || !this.#taking || this.#blocked ||
-        this.#greeting
+    const waiting = this.#phase !== "open" || this.#blocked
       ? null
       : this.#decoder.buffered > 0
       ? "frame"
-      : this.#first === null && !this.#writing
+      : this.#responses.pending === 0 && !this.#queue.writing
       ? "request"
       : null;
     if (waiting !== this.#waiting || this.#frames !== this.#framesSeen) {
@@ -544,18 +727,17 @@ export class ServerConnection {
     }
     const waited = now - this.#waitingSince;
     if (waiting === "frame" && readTimeout > 0 && waited >= readTimeout) {
-      this.fail(
+      this.#fail(
         namedError(
           "TimedOut",
           `Frame was not complete within ${readTimeout} ms`,
         ),
+        "timeout",
       );
     } else if (
       waiting === "request" && idleTimeout > 0 && waited >= idleTimeout
     ) {
-      this.destroy(
-        namedError("TimedOut", `Connection was idle for ${idleTimeout} ms`),
-      );
+      this.#end("idle", "answering", true);
     }
   }
 
@@ -563,4 +745,20 @@ export class ServerConnection {
     if (ref) this.#conn.ref?.();
     else this.#conn.unref?.();
   }
+}
+
+/** The failure of a handler that has returned what is no response. */
+export function noResponseError(result: unknown): Error {
+  return new TypeError(
+    `Handler returned ${
+      show(result)
+    }; return a Uint8Array, or NO_RESPONSE for a request that gets no response`,
+  );
+}
+
+/** A rejection that nobody has to handle. */
+function rejected(error: unknown): Promise<never> {
+  const promise = Promise.reject(error);
+  promise.catch(ignore);
+  return promise;
 }

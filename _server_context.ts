@@ -1,7 +1,7 @@
-// What a handler knows of its connection.
+// What a handler knows of its connection, and asks of it.
 //
-// Knows: the addresses of a connection, and that it ends. Must not know: how it
-// is read and written.
+// Knows: the addresses of a connection, what its handshake returned, and that it
+// ends. Must not know: how it is read and written.
 
 import type { TransportAddress } from "./codec.ts";
 
@@ -11,12 +11,23 @@ interface Ends {
   readonly localAddr?: TransportAddress;
 }
 
+/** What a handler may ask of its connection. */
+interface Owner {
+  /** Writes a frame that answers nothing. */
+  push(payload: Uint8Array): Promise<void>;
+  /** Ends once what was taken is answered. */
+  closeGracefully(): void;
+}
+
 /** The address of what has none. */
 const UNNAMED: TransportAddress = { transport: "unix", path: "" };
 
 /** The context of a connection; its signal is made when it is asked for. */
 export class ConnectionContext {
+  /** What the handshake returned. */
+  state: unknown = undefined;
   readonly #conn: Ends;
+  readonly #owner: Owner;
   /** From the PROXY header. */
   #remoteAddr: TransportAddress | undefined;
   #localAddr: TransportAddress | undefined;
@@ -24,8 +35,9 @@ export class ConnectionContext {
   #aborted = false;
   #reason: unknown;
 
-  constructor(conn: Ends) {
+  constructor(conn: Ends, owner: Owner) {
     this.#conn = conn;
+    this.#owner = owner;
   }
 
   get remoteAddr(): TransportAddress {
@@ -42,6 +54,14 @@ export class ConnectionContext {
       if (this.#aborted) this.#controller.abort(this.#reason);
     }
     return this.#controller.signal;
+  }
+
+  push(payload: Uint8Array): Promise<void> {
+    return this.#owner.push(payload);
+  }
+
+  close(): void {
+    this.#owner.closeGracefully();
   }
 
   /** Puts the addresses of a PROXY header in the place of the transport's. */

@@ -1,9 +1,11 @@
-// Who is told of a request: its observers, around its handler.
+// Who is told of a request: its observers, around its handler. And who is told
+// of a failure that nobody else hears of: the console.
 //
-// Knows: observers may fail, and change nothing by it. Must not know:
-// connections, and how a response is written.
+// Knows: observers may fail, and change nothing by it. Must not know: how
+// connections live, and how a response is written.
 
-import { callDetached, isThenable } from "./_callbacks.ts";
+import { isThenable } from "./_callbacks.ts";
+import type { TransportAddress } from "./codec.ts";
 
 /** What a request came to. */
 interface Summary<Context> {
@@ -28,38 +30,42 @@ type Handle<Context> = (
 /**
  * Puts observers around a handler.
  *
- * @param report Told of what an observer threw; it must not throw.
+ * @param check Throws if what the handler has returned is its failure.
+ * @param tell Calls an observer, and sees to it if that fails; it must not
+ * throw.
  */
 export function observe<Context>(
   handler: Handle<Context>,
   hooks: Hooks<Context>,
-  report: (error: unknown, context: Context) => void,
+  check: (result: unknown) => void,
+  tell: (context: Context, hook: () => unknown) => void,
 ): Handle<Context> {
   return (payload, context) => {
-    const failedHook = (error: unknown) => report(error, context);
     const requestBytes = payload.length;
-    callDetached(() => hooks.requestStart?.(context, requestBytes), failedHook);
+    tell(context, () => hooks.requestStart?.(context, requestBytes));
     const start = performance.now();
     const end = (result: unknown, failure?: { error: unknown }) => {
       const duration = performance.now() - start;
       const responseBytes = result instanceof Uint8Array ? result.length : 0;
-      callDetached(
-        () =>
-          hooks.requestEnd?.({
-            context,
-            duration,
-            requestBytes,
-            responseBytes,
-            ...failure,
-          }),
-        failedHook,
-      );
+      tell(context, () =>
+        hooks.requestEnd?.({
+          context,
+          duration,
+          requestBytes,
+          responseBytes,
+          ...failure,
+        }));
     };
     const failed = (error: unknown): never => {
       end(undefined, { error });
       throw error;
     };
-    const ended = <T>(result: T): T => {
+    const ended = (result: unknown): unknown => {
+      try {
+        check(result);
+      } catch (error) {
+        return failed(error);
+      }
       end(result);
       return result;
     };
@@ -73,4 +79,39 @@ export function observe<Context>(
       ? Promise.resolve(result).then(ended, failed)
       : ended(result);
   };
+}
+
+/**
+ * Prints a failure of the user's own code, as `Deno.serve` does: without
+ * `onError`, nobody would hear of it.
+ *
+ * @param whose What failed.
+ * @param peer Whose connection it was.
+ */
+export function printFailure(
+  whose: string,
+  error: unknown,
+  peer: TransportAddress,
+): void {
+  try {
+    // What a peer can provoke is never printed: it would fill the log.
+    // deno-lint-ignore no-console
+    console.error(`${whose} failed for ${describe(peer)}:`, error);
+  } catch {
+    // A console that throws changes nothing.
+  }
+}
+
+function describe(address: TransportAddress): string {
+  switch (address.transport) {
+    case "tcp":
+    case "udp":
+      return address.hostname.includes(":")
+        ? `[${address.hostname}]:${address.port}`
+        : `${address.hostname}:${address.port}`;
+    case "vsock":
+      return `vsock ${address.cid}:${address.port}`;
+    default:
+      return address.path === "" ? "an unnamed peer" : address.path;
+  }
 }

@@ -1,7 +1,6 @@
 /**
  * A server of length-prefixed frames over TCP, TLS or Unix sockets: for each
- * frame that comes in, a handler makes the one that goes back, in the order
- * of the requests.
+ * frame that comes in, a handler makes the one that goes back.
  *
  * ```text
  *            one read              whole frames         in request order
@@ -10,6 +9,31 @@
  *     +-------------------------- one write ----------------------+
  * ```
  *
+ * The life of a connection:
+ *
+ * 1. It is accepted, unless {@linkcode ServeOptions.maxConnections} are open.
+ *    The hook {@linkcode ServerHooks.connectionOpen} is told.
+ * 2. The TLS handshake, the PROXY header and
+ *    {@linkcode ConnectionOptions.handshake} follow, as far as they are set, all
+ *    within {@linkcode ConnectionOptions.handshakeTimeout}. What `handshake`
+ *    returns is the {@linkcode HandlerContext.state} of every request; what it
+ *    throws ends the connection.
+ * 3. Frames are read and handled, {@linkcode ConnectionOptions.concurrency} at
+ *    once. Responses leave in the order of the requests, or as they come with
+ *    {@linkcode ConnectionOptions.correlation}. A peer that does not read its
+ *    responses is read no further.
+ * 4. The end begins: the peer ends its stream, the connection was idle for
+ *    {@linkcode ConnectionOptions.idleTimeout}, a handler has failed or calls
+ *    {@linkcode HandlerContext.close}, or the server shuts down. What was taken
+ *    is answered.
+ * 5. The goaway is written, where there is one and it is true. The server ends
+ *    its writing side, and reads and discards until the peer ends its own: a
+ *    reset for a byte that nobody read would destroy responses that are still
+ *    on their way.
+ * 6. It is closed, and {@linkcode ServerHooks.connectionClose} is told why. A
+ *    bad frame, a limit in time or {@linkcode Server.close} may have led here
+ *    from any step; no other connection is touched.
+ *
  * @example Answer every frame
  * ```ts
  * import { serve } from "@wirepool/net/server";
@@ -17,7 +41,7 @@
  * import { assertEquals } from "@std/assert";
  *
  * await using server = serve({ port: 0 }, (payload) => payload.toReversed());
- * const { port } = server.addr as Deno.NetAddr;
+ * const { port } = server.addr;
  *
  * await using client = new Client({ port });
  * const answer = await client.send(new Uint8Array([1, 2, 3]));
@@ -27,10 +51,12 @@
  * @module
  */
 
-import { FrameEncoder, type FrameOptions, type Transport } from "./codec.ts";
 import { Acceptor, type AcceptorOwner } from "./_accept.ts";
 import { callDetached, ignore } from "./_callbacks.ts";
-import { listen, type Listener, prepare } from "./_listen.ts";
+import { captureContext } from "./_context.ts";
+import { correlationOption } from "./_correlation.ts";
+import { goawayOption } from "./_goaway.ts";
+import { listen, prepare } from "./_listen.ts";
 import {
   booleanOption,
   checkFunction,
@@ -39,20 +65,73 @@ import {
   functionOption,
   integerOption,
   objectOption,
+  show,
   signalOption,
 } from "./_options.ts";
-import { readProxyHeader } from "./_proxy_header.ts";
 import {
   type ConnectionSettings,
+  noResponseError,
   ServerConnection,
 } from "./_server_connection.ts";
 import { ConnectionSet } from "./_server_connections.ts";
-import { observe } from "./_server_hooks.ts";
+import { observe, printFailure } from "./_server_hooks.ts";
+import { onAbort } from "./_server_signals.ts";
 import { startTimer } from "./_timers.ts";
+import {
+  type CorrelationOptions,
+  FrameEncoder,
+  type FrameOptions,
+  type HandshakeConnection,
+  type NetAddress,
+  type Transport,
+  type TransportAddress,
+  type UnixAddress,
+} from "./codec.ts";
 
-/** Turns of the event loop for which a shutdown reads what has arrived. Peers
- * that never stop sending are not waited for. */
+/** Turns of the event loop for which a shutdown accepts and reads what has
+ * arrived. Peers that never stop sending are not waited for. */
 const MAX_DRAIN_TURNS = 50;
+
+/** Of these, the turns in a row in which nothing may come. A timer may be due
+ * before the reads of its turn: only the second turn without a byte says that
+ * there was none. */
+const QUIET_TURNS = 2;
+
+/** Handlers at once on one connection, by default, where responses may come in
+ * any order: enough that a few slow ones hold nobody up, and few enough that
+ * one connection cannot keep a process busy. */
+const CORRELATED_CONCURRENCY = 128;
+
+/**
+ * What a {@linkcode Handler} returns so that no response is written: for
+ * requests that the client has sent with `notify`.
+ *
+ * On a wire without ids every request that the client has sent with `send` needs
+ * a response, since it would get the next one's otherwise. There is therefore no
+ * other way to write none: a handler that returns `undefined` or `null` has
+ * failed.
+ *
+ * @example Take notes, and answer questions
+ * ```ts
+ * import { NO_RESPONSE, serve } from "@wirepool/net/server";
+ * import { Client } from "@wirepool/net/client";
+ * import { assertEquals } from "@std/assert";
+ *
+ * let notes = 0;
+ * await using server = serve({}, (payload) => {
+ *   if (payload[0] === 0) {
+ *     notes++;
+ *     return NO_RESPONSE;
+ *   }
+ *   return new Uint8Array([notes]);
+ * });
+ *
+ * await using client = new Client({ port: server.addr.port });
+ * await client.notify(new Uint8Array([0]));
+ * assertEquals(await client.send(new Uint8Array([1])), new Uint8Array([1]));
+ * ```
+ */
+export const NO_RESPONSE: unique symbol = Symbol("NO_RESPONSE");
 
 /**
  * Makes the response to one request.
@@ -60,40 +139,106 @@ const MAX_DRAIN_TURNS = 50;
  * The payload is a view on memory that is never written again, so it may be
  * kept, and even returned; see `FrameDecoder` for what keeping it keeps alive.
  * What is returned belongs to the server and must not be changed afterwards.
- * With nothing returned, no response is written.
+ *
+ * Whatever is neither a `Uint8Array` nor {@linkcode NO_RESPONSE} is a failure of
+ * the handler, as what it throws is: see {@linkcode ConnectionOptions.onError}.
+ *
+ * @typeParam State What `handshake` returns.
  */
-export type Handler = (
+export type Handler<State = unknown> = (
   payload: Uint8Array<ArrayBuffer>,
-  context: HandlerContext,
-) => Uint8Array | null | void | Promise<Uint8Array | null | void>;
+  context: HandlerContext<State>,
+) =>
+  | Uint8Array
+  | typeof NO_RESPONSE
+  | Promise<Uint8Array | typeof NO_RESPONSE>;
 
-/** What a {@linkcode Handler} knows of its connection. Every request of a
- * connection gets the same object, so it can be the key of a `WeakMap` that
- * holds what belongs to the connection. */
-export interface HandlerContext {
+/** What a {@linkcode Handler} knows of its connection, and asks of it. */
+export interface HandlerContext<State = unknown> {
   /** The other side's address; an unnamed Unix socket's where the transport
    * has none. */
-  readonly remoteAddr: Deno.Addr;
+  readonly remoteAddr: TransportAddress;
   /** This side's address; likewise. */
-  readonly localAddr: Deno.Addr;
+  readonly localAddr: TransportAddress;
   /** Aborts when the connection or the server goes, and as soon as the peer
    * ends its stream, behind which nothing tells one that has gone from one that
    * has only closed its writing side. Who returns a response all the same has
    * it written, to whoever is left to read it. */
   readonly signal: AbortSignal;
+  /** What {@linkcode ConnectionOptions.handshake} has returned: what belongs to
+   * the connection goes here. `undefined` without a handshake. */
+  readonly state: State;
+  /**
+   * Writes a frame that answers nothing, such as an event that the peer has
+   * subscribed to. With {@linkcode ConnectionOptions.correlation} only.
+   *
+   * Where ids are inserted, its id is 0; elsewhere the payload carries one of
+   * its own, 0 or with the high bit set. The payload belongs to the server and
+   * must not be changed before the promise has settled.
+   *
+   * @returns Once the transport has taken it, so that awaiting it is
+   * back-pressure. It rejects once the connection ends, and at once while 256
+   * KiB of pushes are not written yet. A rejection that nobody handles is not
+   * reported.
+   */
+  push(payload: Uint8Array): Promise<void>;
+  /** Ends the connection gracefully: it takes no more requests, and what was
+   * taken is answered, this request included. */
+  close(): void;
 }
 
 /** Options of {@linkcode serveConnection}, and those of {@linkcode serve}
  * that concern one connection. Durations are in milliseconds, up to
  * 2147483647. */
-export interface ConnectionOptions extends FrameOptions {
+export interface ConnectionOptions<State = unknown> extends FrameOptions {
   /**
-   * Handlers at once on one connection, at least 1; responses keep the
-   * requests' order.
+   * Where frames carry an id that tells which response belongs to which
+   * request. Responses then leave as their handlers settle, in any order.
    *
-   * @default {1}
+   * Where neither offset is given, ids are inserted, and a handler's failure is
+   * told to its own request alone. Elsewhere the connection ends for it, since
+   * the library knows no error of that protocol.
+   *
+   * @default {undefined} Frames carry no ids: responses keep the requests'
+   * order.
+   */
+  correlation?: CorrelationOptions;
+  /**
+   * The payload that tells the client that nothing behind what was answered was
+   * handled, or will be; the same on both sides. It is written when the server
+   * ends a connection of its own accord: by `shutdown`, `context.close()` or
+   * `idleTimeout`. Not with inserted ids, which have a goaway of their own.
+   *
+   * A handler's response must not be equal to it.
+   *
+   * @default {undefined} The end of the stream says nothing of requests that
+   * are on their way.
+   */
+  goaway?: Uint8Array;
+  /**
+   * Handlers at once on one connection, at least 1. More than one of them makes
+   * sense where they wait for something; what has to be handled in order needs
+   * 1.
+   *
+   * @default {1} 128 with `correlation`.
    */
   concurrency?: number;
+  /**
+   * Runs on each new connection before its first request, for greetings,
+   * versions and authentication. It reads and writes frames without ids. What it
+   * returns is {@linkcode HandlerContext.state}; what it throws refuses the
+   * connection, which ends once what was written has left.
+   *
+   * @default {undefined} The first frame is a request.
+   */
+  handshake?: (conn: HandshakeConnection) => State | Promise<State>;
+  /**
+   * How long the TLS handshake, the PROXY header and `handshake` may take
+   * together; 0 is for ever.
+   *
+   * @default {10_000}
+   */
+  handshakeTimeout?: number;
   /**
    * How long a connection may be silent between frames; 0 is for ever.
    *
@@ -112,39 +257,90 @@ export interface ConnectionOptions extends FrameOptions {
    * @default {30_000}
    */
   writeTimeout?: number;
+  /**
+   * How long {@linkcode Server.shutdown} waits before it forces, and how long a
+   * connection that was told goodbye by a goaway waits for the peer's end; 0 is
+   * for ever, but for the latter outside a shutdown.
+   *
+   * @default {10_000}
+   */
+  shutdownTimeout?: number;
   /** Ends everything at once when it aborts, as {@linkcode Server.close}
    * does. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
   /**
-   * Told of what went wrong: a handler that threw, a frame that could not be
-   * read, a timeout within one, of a write or of a handshake, an accept that
-   * failed for want of resources (which has no context). A peer that
-   * disconnects is no error, nor is the end of an idle connection.
+   * Told of what went wrong: a handler that failed, a hook that threw, a
+   * handshake that failed, a frame that could not be read, a timeout within
+   * one, of a write or of a handshake, an accept that failed for want of
+   * resources (which has no context). A peer that disconnects is no error, nor
+   * is the end of an idle connection.
    *
    * For a handler's error it may return bytes (or a promise of them): they
    * are the response, and the connection lives. Otherwise the connection is
-   * closed after the responses before it.
+   * closed after the responses before it; with inserted ids the failure is told
+   * to its request alone.
    *
-   * @default {undefined} Errors close their connection and are counted.
+   * @default {undefined} Failures of handlers and hooks are printed with
+   * `console.error`; what a peer can provoke is counted, and never printed.
    */
-  onError?: (error: unknown, context: HandlerContext | undefined) => unknown;
-  /** Observers of requests; they cost nothing where they are not set. */
-  hooks?: ServerHooks;
+  onError?: (
+    error: unknown,
+    context: HandlerContext<State> | undefined,
+  ) => unknown;
+  /** Observers of connections and requests; they cost nothing where they are not
+   * set. */
+  hooks?: ServerHooks<State>;
 }
 
 /** Observers for metrics and traces. One that throws is reported to `onError`
  * and changes nothing. */
-export interface ServerHooks {
+export interface ServerHooks<State = unknown> {
+  /** A connection has come; its handshake, which makes `context.state`, is yet
+   * to come. Told once for each connection. */
+  connectionOpen?(context: HandlerContext<State>): void;
+  /** A connection has ended. Told once for each that `connectionOpen` was told
+   * of, whatever happens. */
+  connectionClose?(context: HandlerContext<State>, reason: CloseReason): void;
   /** A request of so many bytes is about to be handled. */
-  requestStart?(context: HandlerContext, requestBytes: number): void;
+  requestStart?(context: HandlerContext<State>, requestBytes: number): void;
   /** A handler has settled. */
-  requestEnd?(request: RequestSummary): void;
+  requestEnd?(request: RequestSummary<State>): void;
 }
 
+/**
+ * Why a connection has ended: what began its end, or else what cut it.
+ *
+ * | reason | what happened |
+ * |---|---|
+ * | `"end"` | the peer ended its stream, and what it had asked was answered |
+ * | `"lost"` | the peer has gone, or the network between |
+ * | `"close"` | `context.close()` |
+ * | `"idle"` | no frame for `idleTimeout` |
+ * | `"shutdown"` | `Server.shutdown()` |
+ * | `"forced"` | `Server.close()`, a signal, or the limit of a shutdown cut it |
+ * | `"handshake"` | the handshake failed, refused it or took too long |
+ * | `"frame"` | the peer sent what is no frame |
+ * | `"handler"` | a handler failed |
+ * | `"timeout"` | a frame or a write took too long |
+ * | `"error"` | the transport failed in another way |
+ */
+export type CloseReason =
+  | "end"
+  | "lost"
+  | "close"
+  | "idle"
+  | "shutdown"
+  | "forced"
+  | "handshake"
+  | "frame"
+  | "handler"
+  | "timeout"
+  | "error";
+
 /** What {@linkcode ServerHooks.requestEnd} is told. */
-export interface RequestSummary {
+export interface RequestSummary<State = unknown> {
   /** The connection's context. */
-  readonly context: HandlerContext;
+  readonly context: HandlerContext<State>;
   /** Milliseconds that the handler took. */
   readonly duration: number;
   /** Length of the request's payload in bytes. */
@@ -155,8 +351,27 @@ export interface RequestSummary {
   readonly error?: unknown;
 }
 
+/** Where {@linkcode serve} can take its connections from: `Deno.Listener` is
+ * one. */
+export interface TransportListener<
+  Addr extends TransportAddress = TransportAddress,
+> {
+  /** Resolves to the next connection. A rejection that is no want of resources
+   * is taken for one connection's. */
+  accept(): Promise<Transport>;
+  /** Accepts no more; an `accept` under way then rejects. */
+  close(): void;
+  /** Has the listener keep the process alive, where it can. */
+  ref?(): void;
+  /** Lets the process end although it listens. */
+  unref?(): void;
+  /** Where it listens. */
+  readonly addr: Addr;
+}
+
 /** Options of {@linkcode serve}. */
-export interface ServeOptions extends ConnectionOptions {
+export interface ServeOptions<State = unknown>
+  extends ConnectionOptions<State> {
   /**
    * Address to listen on.
    *
@@ -171,6 +386,9 @@ export interface ServeOptions extends ConnectionOptions {
   port?: number;
   /** Path of a Unix socket to listen on, instead of an address. */
   path?: string;
+  /** Takes connections from this instead of listening: a socket that was passed
+   * in, a listener in memory, another transport. The server closes it. */
+  listener?: TransportListener;
   /** Certificate chain in PEM format; with `key`, the server speaks TLS. */
   cert?: string;
   /** Private key in PEM format. */
@@ -208,19 +426,6 @@ export interface ServeOptions extends ConnectionOptions {
    */
   maxConnections?: number;
   /**
-   * How long a TLS handshake, or the PROXY header, may take; 0 is for ever.
-   *
-   * @default {10_000}
-   */
-  handshakeTimeout?: number;
-  /**
-   * How long {@linkcode Server.shutdown} waits before it forces; 0 is for
-   * ever.
-   *
-   * @default {10_000}
-   */
-  shutdownTimeout?: number;
-  /**
    * Expects each connection to begin with a PROXY protocol header, version 1
    * or 2, as load balancers send it, and takes `remoteAddr` and `localAddr`
    * from it. A connection without a good one is closed. Not with TLS.
@@ -229,7 +434,7 @@ export interface ServeOptions extends ConnectionOptions {
    */
   proxyProtocol?: boolean;
   /** Told the address once the server listens. */
-  onListen?: (addr: Deno.Addr) => void;
+  onListen?: (addr: TransportAddress) => void;
 }
 
 /** A snapshot of a server's figures; totals are since it started. */
@@ -253,23 +458,35 @@ export interface ServerStats {
   acceptErrors: number;
 }
 
-/** What {@linkcode serve} returns; shaped like `Deno.HttpServer`. */
-export interface Server extends AsyncDisposable {
+/**
+ * What {@linkcode serve} returns; shaped like `Deno.HttpServer`.
+ *
+ * @typeParam Addr The kind of address that it listens on.
+ */
+export interface Server<Addr extends TransportAddress = TransportAddress>
+  extends AsyncDisposable {
   /** The address that the server listens on. */
-  readonly addr: Deno.Addr;
+  readonly addr: Addr;
   /** Resolves when the server has stopped and every connection has ended. */
   readonly finished: Promise<void>;
   /**
-   * Ends gracefully: stops accepting, ends idle connections at once, lets
-   * requests already received finish and their responses leave, and forces
-   * what is left after `shutdownTimeout`. Received is what was read: a
-   * connection whose handlers are busy reads ahead no more than 64 KiB. A peer
-   * that was sending has half a second to take its responses and close.
+   * Ends gracefully: accepts what is queued, up to `maxConnections`, and stops
+   * accepting; lets handshakes finish, requests already received too, and their
+   * responses leave; and forces what is left after `shutdownTimeout`. Received
+   * is what was read: a connection whose handlers are busy reads ahead no more
+   * than 64 KiB.
+   *
+   * Every connection is half-closed, behind the goaway where there is one, and
+   * read until the peer ends its side: up to `shutdownTimeout` behind a goaway,
+   * and half a second otherwise.
    *
    * @param options `signal`: forces at once when it aborts.
    * @returns Once every connection has ended; a second call joins the first.
+   * Rejects with a `TypeError` if `signal` is no `AbortSignal`.
    */
-  shutdown(options?: { signal?: AbortSignal }): Promise<void>;
+  shutdown(
+    options?: { signal?: AbortSignal | null | undefined },
+  ): Promise<void>;
   /** Ends now: closes every connection and aborts the handlers' signals. */
   close(): void;
   /** Makes the server keep the process alive, which is the default. */
@@ -283,22 +500,6 @@ export interface Server extends AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** What {@linkcode serveConnection} serves: `Deno.Conn` is one. */
-export interface ServableConnection {
-  /** Reads up to `p.length` bytes into `p`; resolves to `null` at the end. */
-  read(p: Uint8Array<ArrayBuffer>): Promise<number | null>;
-  /** Writes bytes of `p` and resolves to their number; does not keep `p`. */
-  write(p: Uint8Array): Promise<number>;
-  /** Closes both ways; reads and writes under way then settle. */
-  close(): void;
-  /** Closes the writing side, if the transport can. */
-  closeWrite?(): Promise<void>;
-  /** The other side's address, if there is one. */
-  readonly remoteAddr?: Deno.Addr;
-  /** This side's address, if there is one. */
-  readonly localAddr?: Deno.Addr;
-}
-
 /**
  * Serves frames on an address.
  *
@@ -307,6 +508,8 @@ export interface ServableConnection {
  * - A slow reader stops the reading of its own connection, not of others.
  * - Timeouts fire at most 10 % or 50 ms late, whichever is more.
  *
+ * @typeParam State What `handshake` returns, and handlers find in
+ * `context.state`.
  * @param options Where to listen, and the limits.
  * @param handler Makes the responses.
  * @returns The running server.
@@ -324,7 +527,57 @@ export interface ServableConnection {
  * await server.shutdown();
  * assertEquals(server.stats().connections, 0);
  * ```
+ *
+ * @example Know who asks
+ * ```ts
+ * import { serve } from "@wirepool/net/server";
+ * import { Client } from "@wirepool/net/client";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+ * const bytes = (text: string) => new TextEncoder().encode(text);
+ *
+ * await using server = serve({
+ *   async handshake(conn) {
+ *     const [user, password] = text(await conn.read()).split(":");
+ *     if (password !== "secret") throw new Error(`Wrong password of ${user}`);
+ *     await conn.write(bytes("Welcome"));
+ *     return { user };
+ *   },
+ * }, (_payload, { state }) => bytes(`You are ${state.user}`));
+ *
+ * await using client = new Client({
+ *   port: server.addr.port,
+ *   async handshake(conn) {
+ *     await conn.write(bytes("ann:secret"));
+ *     await conn.read();
+ *   },
+ * });
+ * assertEquals(text(await client.send(bytes("Who am I?"))), "You are ann");
+ * ```
  */
+export function serve<State = undefined>(
+  options: ServeOptions<State> & { path?: never; listener?: never },
+  handler: Handler<State>,
+): Server<NetAddress>;
+/** Serves frames on a Unix socket. */
+export function serve<State = undefined>(
+  options: ServeOptions<State> & { path: string },
+  handler: Handler<State>,
+): Server<UnixAddress>;
+/** Serves frames on the connections of a listener. */
+export function serve<
+  State = undefined,
+  Addr extends TransportAddress = TransportAddress,
+>(
+  options: ServeOptions<State> & { listener: TransportListener<Addr> },
+  handler: Handler<State>,
+): Server<Addr>;
+/** Serves frames wherever the options say. */
+export function serve<State = undefined>(
+  options: ServeOptions<State>,
+  handler: Handler<State>,
+): Server;
 export function serve(options: ServeOptions, handler: Handler): Server {
   return new RunningServer(options, handler);
 }
@@ -364,10 +617,10 @@ export function serve(options: ServeOptions, handler: Handler): Server {
  * assertEquals(written, [0, 0, 0, 0, 0, 0, 0, 2, 2, 1]);
  * ```
  */
-export async function serveConnection(
-  conn: ServableConnection,
-  handler: Handler,
-  options: ConnectionOptions = {},
+export async function serveConnection<State = undefined>(
+  conn: Transport,
+  handler: Handler<State>,
+  options: ConnectionOptions<State> = {},
 ): Promise<void> {
   const settings = connectionSettings(handler, options);
   const signal = signalOption(options);
@@ -379,42 +632,88 @@ export async function serveConnection(
     newStats(),
     () => resolve(),
   );
-  const abort = () => connection.destroy(signal?.reason);
-  if (signal?.aborted) return abort();
-  signal?.addEventListener("abort", abort, { once: true });
+  if (signal?.aborted) return connection.force(signal.reason);
+  const forget = signal === undefined
+    ? undefined
+    : onAbort(signal, (reason) => connection.force(reason));
   connections.add(connection);
   connection.serve();
   await ended;
   connections.delete(connection);
-  signal?.removeEventListener("abort", abort);
+  forget?.();
 }
 
 /** Checks and completes the options of a connection. */
-function connectionSettings(
-  handler: Handler,
-  options: ConnectionOptions,
+function connectionSettings<State>(
+  handler: Handler<State>,
+  options: ConnectionOptions<State>,
+  proxyProtocol = false,
 ): ConnectionSettings {
   checkFunction("Handler", handler);
   checkObject("Options", options);
-  const { onError, hooks } = options;
+  const { onError, hooks, handshake } = options as ConnectionOptions;
   functionOption({ onError }, "onError");
+  functionOption({ handshake }, "handshake");
   objectOption({ hooks }, "hooks");
+  const correlation = correlationOption(options);
+  // Judge the layout now, not per connection.
+  const { options: frame } = new FrameEncoder(options, correlation?.request);
+  new FrameEncoder(options, correlation?.response);
   const report = (error: unknown, context: HandlerContext | undefined) =>
     callDetached(() => onError?.(error, context), ignore);
+  const tell = (context: HandlerContext, hook: () => unknown) =>
+    callDetached(hook, (error) => {
+      if (onError !== undefined) report(error, context);
+      else printFailure("A hook", error, context.remoteAddr);
+    });
   return {
-    // Judges the layout now, not per connection.
-    frame: new FrameEncoder(options).options,
-    handler: hooks === undefined ? handler : observe(handler, hooks, report),
-    concurrency: integerOption(options, "concurrency", 1, {
-      min: 1,
-      max: Number.MAX_SAFE_INTEGER,
-    }),
+    frame,
+    correlation,
+    goaway: goawayOption(options, frame, correlation),
+    handler: observed(handler as Handler, hooks, tell),
+    noResponse: NO_RESPONSE,
+    concurrency: integerOption(
+      options,
+      "concurrency",
+      correlation === undefined ? 1 : CORRELATED_CONCURRENCY,
+      { min: 1, max: Number.MAX_SAFE_INTEGER },
+    ),
+    proxyProtocol,
+    handshake,
+    handshakeTimeout: durationOption(options, "handshakeTimeout", 10_000),
     idleTimeout: durationOption(options, "idleTimeout", 300_000),
     readTimeout: durationOption(options, "readTimeout", 30_000),
     writeTimeout: durationOption(options, "writeTimeout", 30_000),
+    shutdownTimeout: durationOption(options, "shutdownTimeout", 10_000),
     onError,
     report,
+    printFailure: (error, { remoteAddr }) =>
+      printFailure("A handler", error, remoteAddr),
+    opened: hooks?.connectionOpen === undefined
+      ? undefined
+      : (context) => tell(context, () => hooks.connectionOpen?.(context)),
+    ended: hooks?.connectionClose === undefined
+      ? undefined
+      : (context, reason) =>
+        tell(context, () => hooks.connectionClose?.(context, reason)),
+    inOwnContext: captureContext(),
   };
+}
+
+/** Puts the observers of requests around a handler, if there are any. */
+function observed(
+  handler: Handler,
+  hooks: ServerHooks | undefined,
+  tell: (context: HandlerContext, hook: () => unknown) => void,
+): ConnectionSettings["handler"] {
+  if (
+    hooks?.requestStart === undefined && hooks?.requestEnd === undefined
+  ) return handler;
+  const check = (result: unknown) => {
+    if (result instanceof Uint8Array || result === NO_RESPONSE) return;
+    throw noResponseError(result);
+  };
+  return observe<HandlerContext>(handler, hooks, check, tell);
 }
 
 function connectionSet(
@@ -425,28 +724,32 @@ function connectionSet(
 
 /** A listener and its connections. */
 class RunningServer implements Server {
-  readonly addr: Deno.Addr;
+  readonly addr: TransportAddress;
   readonly finished: Promise<void>;
   readonly #settings: ConnectionSettings;
   readonly #options: ServerSettings;
   readonly #acceptor: Acceptor;
   readonly #connections: ConnectionSet<ServerConnection>;
   readonly #stats = newStats();
-  readonly #signal: AbortSignal | undefined;
-  readonly #abort = () => this.close();
   #resolveFinished!: () => void;
+  /** Each lets go of a signal that may still end the server; undefined once
+   * the server has ended. */
+  #signals: (() => void)[] | undefined = [];
   #refed = true;
   #shutdown: Promise<void> | undefined;
+  /** What is still accepted is drained, or closed. */
+  #state: "accepting" | "draining" | "closed" = "accepting";
 
   constructor(options: ServeOptions, handler: Handler) {
-    this.#settings = connectionSettings(handler, options);
     this.#options = serverSettings(options);
-    this.#signal = signalOption(options);
+    const { proxyProtocol } = this.#options;
+    this.#settings = connectionSettings(handler, options, proxyProtocol);
+    const signal = signalOption(options);
     const { onListen } = options;
     functionOption({ onListen }, "onListen");
     this.#connections = connectionSet(this.#settings);
     this.finished = new Promise((resolve) => this.#resolveFinished = resolve);
-    const listener: Listener = listen(options);
+    const listener = listenerOption(options) ?? listen(options);
     this.addr = listener.addr;
     try {
       onListen?.(this.addr);
@@ -455,29 +758,24 @@ class RunningServer implements Server {
       throw error;
     }
     this.#acceptor = new Acceptor(listener, this.#acceptorOwner());
-    this.#signal?.addEventListener("abort", this.#abort, { once: true });
     this.#acceptor.start();
-    if (this.#signal?.aborted) this.close();
+    if (signal !== undefined) this.#closeWith(signal);
   }
 
-  shutdown(options?: { signal?: AbortSignal }): Promise<void> {
-    const signal = options?.signal;
+  async shutdown(
+    options?: { signal?: AbortSignal | null | undefined },
+  ): Promise<void> {
+    const signal = signalOption(options);
     this.#shutdown ??= this.#drain();
-    if (signal?.aborted) {
-      this.close();
-    } else if (signal !== undefined) {
-      signal.addEventListener("abort", this.#abort, { once: true });
-      this.finished.then(() =>
-        signal.removeEventListener("abort", this.#abort)
-      );
-    }
-    return this.#shutdown;
+    if (signal !== undefined) this.#closeWith(signal);
+    await this.#shutdown;
   }
 
   close(): void {
+    this.#state = "closed";
     this.#acceptor.stop();
     const reason = new DOMException("The server was closed", "AbortError");
-    for (const connection of this.#connections) connection.destroy(reason);
+    for (const connection of this.#connections) connection.force(reason);
   }
 
   ref(): void {
@@ -497,24 +795,37 @@ class RunningServer implements Server {
   }
 
   async #drain(): Promise<void> {
-    this.#acceptor.stop();
-    const { shutdownTimeout } = this.#options;
+    const { shutdownTimeout } = this.#settings;
     const timer = shutdownTimeout > 0
       ? startTimer(() => this.close(), shutdownTimeout)
       : undefined;
-    // What has arrived but was not read yet has been received, too. A timer
-    // may be due before the reads of its turn: only the second turn without
-    // a byte says that there was none.
-    let quiet = 0;
-    for (let i = 0; i < MAX_DRAIN_TURNS && quiet < 2; i++) {
-      if (this.#connections.size === 0) break;
-      const seen = this.#stats.bytesIn;
-      await new Promise((resolve) => setTimeout(resolve, 0));
-      quiet = this.#stats.bytesIn === seen ? quiet + 1 : 0;
-    }
-    for (const connection of this.#connections) connection.drain(quiet === 2);
+    // A connection that the system has accepted would be reset, and what has
+    // arrived but was not read yet has been received, too.
+    await this.#acceptor.drainQueue();
+    await this.#untilQuiet();
+    if (this.#state === "accepting") this.#state = "draining";
+    this.#acceptor.stop();
+    for (const connection of this.#connections) connection.drain();
     await this.finished;
     clearTimeout(timer);
+  }
+
+  /** Waits until no connection is queued, and no byte to be read. */
+  async #untilQuiet(): Promise<void> {
+    const seen = () => this.#stats.totalConnections + this.#stats.bytesIn;
+    let quiet = 0;
+    for (let i = 0; i < MAX_DRAIN_TURNS && quiet < QUIET_TURNS; i++) {
+      if (this.#state === "closed") return;
+      const before = seen();
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      quiet = seen() === before ? quiet + 1 : 0;
+    }
+  }
+
+  /** Has a signal end the server at once. */
+  #closeWith(signal: AbortSignal): void {
+    if (signal.aborted) this.close();
+    else this.#signals?.push(onAbort(signal, () => this.close()));
   }
 
   #acceptorOwner(): AcceptorOwner {
@@ -534,6 +845,9 @@ class RunningServer implements Server {
   }
 
   #admit(conn: Transport): void {
+    if (this.#state === "closed") {
+      return callDetached(() => conn.close(), ignore);
+    }
     const connection = new ServerConnection(
       conn,
       this.#settings,
@@ -544,14 +858,9 @@ class RunningServer implements Server {
     if (!this.#refed) connection.setRef(false);
     this.#stats.totalConnections++;
     this.#connections.add(connection);
-    const { proxyProtocol, handshakeTimeout } = this.#options;
-    if (secured !== undefined) {
-      connection.serve(secured.then(() => {}), handshakeTimeout);
-    } else if (proxyProtocol) {
-      connection.serve(proxied(conn, connection), handshakeTimeout);
-    } else {
-      connection.serve();
-    }
+    connection.serve(secured);
+    // It was accepted in the very moment in which accepting ended.
+    if (this.#state === "draining") connection.drainSoon();
   }
 
   readonly #connectionEnded = (connection: ServerConnection) => {
@@ -562,7 +871,8 @@ class RunningServer implements Server {
 
   #finishIfDone(): void {
     if (!this.#acceptor.ended || this.#connections.size > 0) return;
-    this.#signal?.removeEventListener("abort", this.#abort);
+    for (const forget of this.#signals ?? []) forget();
+    this.#signals = undefined;
     this.#resolveFinished();
   }
 
@@ -580,11 +890,10 @@ interface ServerSettings {
   readonly keepAlive: boolean;
   readonly maxConnections: number;
   readonly proxyProtocol: boolean;
-  readonly handshakeTimeout: number;
-  readonly shutdownTimeout: number;
 }
 
 function serverSettings(options: ServeOptions): ServerSettings {
+  checkObject("Options", options);
   const proxyProtocol = booleanOption(options, "proxyProtocol", false);
   if (proxyProtocol && options.cert !== undefined) {
     throw new TypeError(
@@ -599,22 +908,41 @@ function serverSettings(options: ServeOptions): ServerSettings {
       max: Infinity,
     }),
     proxyProtocol,
-    handshakeTimeout: durationOption(options, "handshakeTimeout", 10_000),
-    shutdownTimeout: durationOption(options, "shutdownTimeout", 10_000),
   };
 }
 
-/** Takes the addresses from the PROXY header, and gives what was read of the
- * stream behind it. */
-async function proxied(
-  conn: Transport,
-  { context }: ServerConnection,
-): Promise<Uint8Array> {
-  const { addresses, rest } = await readProxyHeader(conn);
-  if (addresses !== undefined) {
-    context.setAddresses(addresses.source, addresses.destination);
+/** Options that say where to listen: of no use where something listens
+ * already. */
+const ADDRESS_OPTIONS = [
+  "hostname",
+  "port",
+  "path",
+  "cert",
+  "key",
+  "alpnProtocols",
+  "reusePort",
+  "tcpBacklog",
+] as const satisfies readonly (keyof ServeOptions)[];
+
+function listenerOption(options: ServeOptions): TransportListener | undefined {
+  const { listener } = options;
+  if (listener === undefined) return undefined;
+  checkObject("Option listener", listener);
+  for (const method of ["accept", "close"] as const) {
+    if (typeof listener[method] !== "function") {
+      throw new TypeError(
+        `Option listener must have a method ${method}, received ${
+          show(listener)
+        }`,
+      );
+    }
   }
-  return rest;
+  for (const name of ADDRESS_OPTIONS) {
+    if (options[name] !== undefined) {
+      throw new TypeError(`Option listener cannot be used with ${name}`);
+    }
+  }
+  return listener;
 }
 
 function newStats(): ServerStats {

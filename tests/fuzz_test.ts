@@ -19,12 +19,12 @@ import {
   type FrameOptions,
   FrameReader,
   FrameWriter,
+  type Transport,
 } from "../codec.ts";
 import { Pool, PoolTimeoutError } from "../pool.ts";
 import {
   type ConnectionOptions,
   type Handler,
-  type ServableConnection,
   serve,
   serveConnection,
 } from "../server.ts";
@@ -94,7 +94,7 @@ const STREAM_ENDS = [
 ] as const;
 
 /** A connection to somebody who sends a stream and does as chance says. */
-class HostileConn implements ServableConnection {
+class HostileConn implements Transport {
   readonly written: Uint8Array[] = [];
   closed = 0;
   /** Whether everything went as it would with a good peer. */

@@ -4,8 +4,13 @@
  */
 import { concat } from "@std/bytes";
 import { connect, type Socket } from "node:net";
-import { encodeFrame, FrameDecoder, type FrameOptions } from "../codec.ts";
-import type { Handler, ServableConnection, Server } from "../server.ts";
+import {
+  encodeFrame,
+  FrameDecoder,
+  type FrameOptions,
+  type Transport,
+} from "../codec.ts";
+import type { Handler, Server } from "../server.ts";
 import { sleep } from "./time_support.ts";
 
 // The real ones, whatever a FakeTime puts in their place.
@@ -190,7 +195,7 @@ export interface StubOptions {
 }
 
 /** A connection without a socket. A read waits for the next step. */
-export class StubConnection implements ServableConnection {
+export class StubConnection implements Transport {
   /** What each write was given, copied. */
   readonly writes: Uint8Array[] = [];
   /** The memory of every read. */
