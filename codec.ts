@@ -46,7 +46,6 @@
  * @module
  */
 
-import { concat } from "@std/bytes";
 import { ignore } from "./_callbacks.ts";
 import {
   idInPayload,
@@ -62,31 +61,8 @@ import {
 import { pair } from "./_memory_pipe.ts";
 import { show } from "./_options.ts";
 import { countEmpty } from "./_progress.ts";
-
-/** The first room of a decoder, and what an idle one waits with: a pending
- * read pins its buffer, and servers have thousands of silent connections. */
-const MIN_ROOM = 2 * 1024;
-
-/** The most room kept after a read that did not fill what it was offered: a
- * connection that falls silent after a burst holds no more than this. It takes
- * a message of 16 KiB, header included, in one read. */
-const MAX_IDLE_ROOM = 17 * 1024;
-
-/** The most room offered for reads of many frames; beyond it, a larger read
- * saves no measurable time. */
-const MAX_ROOM = 64 * 1024;
-
-/** Room smaller than this is not worth a read of its own. */
-const LEAST_ROOM = 256;
-
-/** A frame's memory grows to at most this many times the bytes of it that
- * have arrived. With four, a large frame is copied for a third of its length
- * (see `grow`); two would copy all of it, and more would reserve more on a
- * stranger's word. */
-const GROWTH = 4;
-
-/** Size of the blocks that outgoing small frames are copied into. */
-const SLAB_SIZE = 64 * 1024;
+import { ReadBuffer } from "./_read_buffer.ts";
+import { WriteBuffer } from "./_write_buffer.ts";
 
 /** Payloads up to this size are copied next to their header, so that many
  * leave in one write; larger ones are written from where they stand. */
@@ -336,8 +312,8 @@ export function encodeFrame(
  * - A frame before a bad one is delivered before the error; then the error is
  *   sticky: every later call throws it.
  * - A length is judged before memory is reserved for it, and memory grows
- *   only with bytes that have arrived: to about four times their number, or
- *   64 KiB, at most.
+ *   only with bytes that have arrived: to about four times their number or
+ *   64 KiB, and sixteen times once they are more than 16 KiB, at most.
  * - Work is linear in the bytes, whatever their chunking.
  * - A frame handed out is a view on memory that is never written again. It
  *   may share that memory with its neighbours (at most 64 KiB, or the chunk
@@ -359,30 +335,13 @@ export function encodeFrame(
  */
 export class FrameDecoder {
   readonly #layout: Layout;
-  /** Memory that is being filled. Bytes before `#end` are never written
-   * again, since views on them may have been handed out. */
-  #chunk: Uint8Array<ArrayBuffer> = EMPTY;
-  /** Its buffer: a view made of it costs less than `subarray`, which asks for
-   * buffer and class first. That is a fifth of decoding a small frame. */
-  #memory: ArrayBuffer = EMPTY.buffer;
-  /** The held bytes are `#chunk[#start, #end)`. */
-  #start = 0;
-  #end = 0;
-  /** Bytes on the wire of the frame that starts at `#start`, judged; 0 while
-   * its header has not been read. */
+  readonly #buffer = new ReadBuffer();
+  /** Bytes on the wire of the frame that is next, judged; 0 while its header
+   * has not been read. */
   #frameLength = 0;
-  /** Room given out and not yet taken back: the most that may be advanced. */
-  #offered = 0;
-  /** The room that the next chunk should have, learnt from the reads. */
-  #roomWanted = MIN_ROOM;
-  /** How much the last burst brought: a read that did not fill its room, and
-   * the full ones right before it. */
-  #burst = 0;
-  #wasFull = false;
-  /** Every call throws it, but those that take out what is still held. */
-  #error: unknown = undefined;
-  #failed = false;
   #id = 0;
+  /** Every call throws it, but those that take out what is still held. */
+  #failure: { readonly error: unknown } | undefined;
 
   /**
    * Makes a decoder for frames of one layout.
@@ -404,7 +363,7 @@ export class FrameDecoder {
 
   /** Number of bytes held: pushed, and not yet handed out as frames. */
   get buffered(): number {
-    return this.#end - this.#start;
+    return this.#buffer.length;
   }
 
   /**
@@ -420,16 +379,7 @@ export class FrameDecoder {
         `Chunk must be a Uint8Array, received ${show(chunk)}`,
       );
     }
-    if (chunk.length > this.#chunk.length - this.#end) {
-      const held = this.#end - this.#start;
-      // Growing in proportion keeps the copying linear. A frame in progress
-      // gets no more than itself; frames that nobody decodes double.
-      const grown = held < this.#frameLength ? this.#grow(held) : 2 * held;
-      this.#move(Math.max(held + chunk.length, MIN_ROOM, grown));
-    }
-    this.#chunk.set(chunk, this.#end);
-    this.#end += chunk.length;
-    this.#offered = 0;
+    this.#buffer.append(chunk, this.#frameLength);
   }
 
   /**
@@ -446,30 +396,7 @@ export class FrameDecoder {
    */
   space(): Uint8Array<ArrayBuffer> {
     this.#throwIfFailed();
-    const held = this.#end - this.#start;
-    const room = this.#chunk.length - this.#end;
-    const wanted = this.#roomWanted;
-    if (held < this.#frameLength) {
-      if (this.#frameLength > this.#chunk.length - this.#start) {
-        // The frame does not fit where it stands. It moves once enough of it
-        // has arrived to pay for all of it, or when the room is used up.
-        const size = this.#frameLength <= wanted
-          ? wanted
-          : Math.max(wanted, this.#grow(held));
-        if (size >= this.#frameLength || room < LEAST_ROOM) this.#move(size);
-      }
-    } else if (
-      room < Math.max(LEAST_ROOM, Math.min(this.#burst, wanted)) ||
-      (held === 0 &&
-        this.#chunk.length >
-          Math.max(wanted, Math.min(4 * wanted, MAX_IDLE_ROOM)))
-    ) {
-      this.#move(Math.max(wanted, 2 * held));
-    }
-    this.#offered = this.#chunk.length - this.#end;
-    return this.#end === 0
-      ? this.#chunk
-      : new Uint8Array(this.#memory, this.#end, this.#offered);
+    return this.#buffer.room(this.#frameLength);
   }
 
   /**
@@ -482,26 +409,8 @@ export class FrameDecoder {
    */
   advance(n: number): void {
     this.#throwIfFailed();
-    const room = this.#offered;
-    checkCount("Advanced bytes", n, room);
-    if (n === 0) return;
-    this.#offered -= n;
-    this.#end += n;
-    this.#burst = this.#wasFull ? this.#burst + n : n;
-    // A full read says that more is waiting, unless the room ended with a
-    // frame. Any other says that this was all, and that the next may be long
-    // in coming: room for some four bursts like it, so that new memory is
-    // needed only as often.
-    this.#wasFull = n === room && this.buffered !== this.#frameLength;
-    this.#roomWanted = this.#wasFull
-      ? Math.min(MAX_ROOM, Math.max(this.#roomWanted, n) * GROWTH)
-      : Math.min(
-        MAX_IDLE_ROOM,
-        Math.max(
-          MIN_ROOM,
-          1 << (34 - Math.clz32(Math.min(this.#burst, MAX_IDLE_ROOM) - 1)),
-        ),
-      );
+    checkCount("Advanced bytes", n, this.#buffer.offered);
+    if (n > 0) this.#buffer.filled(n, this.#frameLength);
   }
 
   /**
@@ -515,33 +424,22 @@ export class FrameDecoder {
    * adjustment, or less than what is to be stripped.
    */
   decode(): Uint8Array<ArrayBuffer> | null {
-    const start = this.#start;
-    const held = this.#end - start;
+    const buffer = this.#buffer;
+    const layout = this.#layout;
+    const held = buffer.length;
     let length = this.#frameLength;
     if (length === 0) {
-      if (held < this.#layout.headerLength) {
+      if (held < layout.headerLength) {
         this.#throwIfFailed();
         return null;
       }
-      length = this.#readLength(start);
+      length = this.#readLength();
       if (held < length) this.#frameLength = length;
     }
     if (held < length) return null;
     this.#frameLength = 0;
-    this.#start = start + length;
-    const { idWidth, strip } = this.#layout;
-    const skipped = idWidth === 0 ? strip : this.#takeId(start);
-    const frame = new Uint8Array(
-      this.#memory,
-      start + skipped,
-      length - skipped,
-    );
-    if (this.#start === this.#chunk.length) {
-      // Used up: let go of it, so that only the frames keep it alive.
-      this.#hold(EMPTY);
-      this.#start = this.#end = 0;
-    }
-    return frame;
+    const skipped = layout.idWidth === 0 ? layout.strip : this.#takeId();
+    return buffer.take(length, skipped);
   }
 
   /** Yields what is whole, as {@linkcode FrameDecoder.decode} does. */
@@ -558,24 +456,24 @@ export class FrameDecoder {
    */
   finish(): void {
     this.#throwIfFailed();
-    let at = this.#start;
+    const { start, end, chunk } = this.#buffer;
+    let at = start;
     try {
-      while (at < this.#end) {
-        const held = this.#end - at;
+      while (at < end) {
+        const held = end - at;
         const { headerLength } = this.#layout;
         if (held < headerLength) {
           throw new TruncatedFrameError(headerLength, held);
         }
-        const length = readFrameLength(this.#layout, this.#chunk, at);
+        const length = readFrameLength(this.#layout, chunk, at);
         if (held < length) throw new TruncatedFrameError(length, held);
         at += length;
       }
     } catch (error) {
-      if (at === this.#start) throw this.#fail(error);
+      if (at === start) throw this.#fail(error);
       // The whole frames before it are still to be delivered, then the error.
-      this.#end = at;
-      this.#failed = true;
-      this.#error = error;
+      this.#buffer.cut(at);
+      this.#failure = { error };
       throw error;
     }
   }
@@ -589,43 +487,40 @@ export class FrameDecoder {
    */
   rest(): Uint8Array<ArrayBuffer> {
     this.#throwIfFailed();
-    const rest = new Uint8Array(this.#memory, this.#start, this.buffered);
-    this.#hold(EMPTY);
-    this.#start =
-      this.#end =
-      this.#frameLength =
-      this.#offered =
-        0;
+    const rest = this.#buffer.take(this.#buffer.length, 0);
+    this.#buffer.clear();
+    this.#frameLength = 0;
     return rest;
   }
 
-  /** Reads and judges the header at `start`, which is all there; gives the bytes
-   * that the frame takes on the wire. */
-  #readLength(start: number): number {
+  /** Reads and judges the next header, which is all there; gives the bytes that
+   * the frame takes on the wire. */
+  #readLength(): number {
     const layout = this.#layout;
+    const { chunk, start } = this.#buffer;
     if (layout.simple) {
-      const body = readSimpleLength(this.#chunk, start);
+      const body = readSimpleLength(chunk, start);
       if (body >= 0 && body <= layout.maxLength) {
         return layout.headerLength + body;
       }
     }
     try {
-      return readFrameLength(layout, this.#chunk, start);
+      return readFrameLength(layout, chunk, start);
     } catch (error) {
       throw this.#fail(error);
     }
   }
 
   /**
-   * Reads the id of the whole frame at `start`, and takes it out where it was
-   * put in.
+   * Reads the id of the next frame, which is all there, and takes the id out
+   * where it was put in.
    *
    * @returns The bytes that are dropped from the front of the frame.
    */
-  #takeId(start: number): number {
+  #takeId(): number {
     const layout = this.#layout;
     const { idWidth, idAt, inserted, strip, headerLength, little } = layout;
-    const chunk = this.#chunk;
+    const { chunk, start } = this.#buffer;
     this.#id = readUint(chunk, start + idAt, idWidth, little);
     if (inserted > 0 && strip < headerLength) {
       // Part of the header is kept. It moves up to the rest, and says a length
@@ -639,44 +534,15 @@ export class FrameDecoder {
     return strip + inserted;
   }
 
-  /**
-   * The memory for a frame in progress, of which `held` bytes have arrived:
-   * the whole, a quarter, a quarter of that, … Steps counted down from the
-   * whole are copied for a quarter of it at the last; counted up from what is
-   * held, one might end just short of the whole and copy nearly all of it.
-   */
-  #grow(held: number): number {
-    // A step is as good as filled when no read's worth of room is left of it.
-    const most = GROWTH * (held + LEAST_ROOM);
-    let size = this.#frameLength;
-    while (size > most) size = Math.ceil(size / GROWTH);
-    return size === this.#frameLength ? size : Math.max(size, 2 * held);
-  }
-
-  /** Goes on in new memory of `size` bytes; only unfinished bytes are copied. */
-  #move(size: number): void {
-    const chunk = new Uint8Array(size);
-    chunk.set(this.#chunk.subarray(this.#start, this.#end));
-    this.#end -= this.#start;
-    this.#start = 0;
-    this.#hold(chunk);
-  }
-
-  #hold(chunk: Uint8Array<ArrayBuffer>): void {
-    this.#chunk = chunk;
-    this.#memory = chunk.buffer;
-  }
-
   #fail(error: unknown): unknown {
-    this.#failed = true;
-    this.#error = error;
-    this.#hold(EMPTY);
-    this.#start = this.#end = this.#frameLength = 0;
+    this.#failure = { error };
+    this.#frameLength = 0;
+    this.#buffer.clear();
     return error;
   }
 
   #throwIfFailed(): void {
-    if (this.#failed) throw this.#error;
+    if (this.#failure !== undefined) throw this.#failure.error;
   }
 }
 
@@ -709,19 +575,7 @@ export class FrameDecoder {
  */
 export class FrameEncoder {
   readonly #layout: Layout;
-  /** Pieces that nothing more is added to, to be written before the open
-   * one; empty but for large payloads and interleaved encoders. */
-  #sealed: Uint8Array[] = [];
-  /** The open piece: `#slab[#start, #end)`. It grows in place for as long as
-   * no other encoder has taken the bytes behind it. */
-  #slab: Uint8Array<ArrayBuffer> = EMPTY;
-  #start = 0;
-  #end = 0;
-  #buffered = 0;
-  /** The slab that this encoder is counted as a user of. */
-  #share: Uint8Array<ArrayBuffer> = EMPTY;
-  /** Length of the last chunk given out, the most that may be advanced. */
-  #offered = 0;
+  readonly #buffer = new WriteBuffer();
 
   /**
    * Makes an encoder for frames of one layout.
@@ -751,7 +605,7 @@ export class FrameEncoder {
 
   /** Number of bytes, headers included, that are still to be written. */
   get buffered(): number {
-    return this.#buffered;
+    return this.#buffer.length;
   }
 
   /**
@@ -794,13 +648,12 @@ export class FrameEncoder {
    */
   push(payload: Uint8Array, id?: number): number {
     const layout = this.#layout;
+    const buffer = this.#buffer;
     if (layout.simple && isCopied(layout, payload)) {
-      const length = 8 + payload.length;
-      const at = this.#reserve(length);
-      const slab = this.#slab;
-      writeSimpleLength(slab, at, payload.length);
-      slab.set(payload, at + 8);
-      this.#buffered += length;
+      const length = layout.headerLength + payload.length;
+      const at = buffer.reserve(length);
+      writeSimpleLength(buffer.slab, at, payload.length);
+      buffer.slab.set(payload, at + layout.headerLength);
       return length;
     }
     const { offset, headerLength, inserted, idWidth } = layout;
@@ -809,20 +662,14 @@ export class FrameEncoder {
     const copied = body <= COPY_LIMIT
       ? length
       : Math.min(length, headerLength + this.#leadLength());
-    const at = this.#reserve(copied);
-    const slab = this.#slab;
+    const at = buffer.reserve(copied);
+    const { slab } = buffer;
     writeHeader(layout, slab, at, payload, body);
-    const payloadAt = at + headerLength + inserted;
-    if (copied === length) {
-      slab.set(offset === 0 ? payload : payload.subarray(offset), payloadAt);
-    } else {
-      const cut = offset + copied - headerLength - inserted;
-      slab.set(payload.subarray(offset, cut), payloadAt);
-      this.#seal();
-      this.#sealed.push(payload.subarray(cut));
-    }
+    const cut = offset + copied - headerLength - inserted;
+    const first = payload.subarray(offset, cut);
+    slab.set(first, at + headerLength + inserted);
     if (idWidth > 0) writeId(layout, slab, at, id);
-    this.#buffered += length;
+    if (copied < length) buffer.refer(payload.subarray(cut));
     return length;
   }
 
@@ -831,16 +678,7 @@ export class FrameEncoder {
    * good until it is advanced over; its memory may be written again after that.
    */
   chunk(): Uint8Array | null {
-    let chunk: Uint8Array | null = null;
-    if (this.#sealed.length > 0) {
-      this.#seal();
-      this.#merge();
-      chunk = this.#sealed[0]!;
-    } else if (this.#end > this.#start) {
-      chunk = this.#slab.subarray(this.#start, this.#end);
-    }
-    this.#offered = chunk === null ? 0 : chunk.length;
-    return chunk;
+    return this.#buffer.chunk();
   }
 
   /**
@@ -850,19 +688,8 @@ export class FrameEncoder {
    * @throws {RangeError} If `n` is not such a number.
    */
   advance(n: number): void {
-    checkCount("Written bytes", n, this.#offered);
-    this.#offered -= n;
-    this.#buffered -= n;
-    const head = this.#sealed[0];
-    if (head === undefined) {
-      this.#start += n;
-      if (this.#start === this.#end) this.#slab = EMPTY;
-    } else if (n < head.length) {
-      this.#sealed[0] = head.subarray(n);
-    } else {
-      this.#sealed.shift();
-    }
-    if (this.#buffered === 0) this.#release();
+    checkCount("Written bytes", n, this.#buffer.offered);
+    this.#buffer.advance(n);
   }
 
   /** Bytes behind the header that a large frame copies: those that leave along
@@ -872,67 +699,7 @@ export class FrameEncoder {
     const { idAt, idWidth, headerLength } = this.#layout;
     return Math.max(LEAD_LENGTH, idAt + idWidth - headerLength);
   }
-
-  /** Takes `n` bytes of the shared slab for the open piece; returns where. */
-  #reserve(n: number): number {
-    if (n > slab.length - slabUsed) {
-      slab = new Uint8Array(Math.max(SLAB_SIZE, n));
-      slabUsed = slabUsers = 0;
-    }
-    if (this.#share !== slab) {
-      this.#share = slab;
-      slabUsers++;
-    }
-    if (this.#slab !== slab || this.#end !== slabUsed) {
-      this.#seal();
-      this.#slab = slab;
-      this.#start = slabUsed;
-    }
-    const at = slabUsed;
-    slabUsed += n;
-    this.#end = slabUsed;
-    return at;
-  }
-
-  /** Everything is written; the last to say so clears the slab. */
-  #release(): void {
-    if (this.#share === slab && --slabUsers === 0) slabUsed = 0;
-    this.#share = EMPTY;
-  }
-
-  /** Closes the open piece. */
-  #seal(): void {
-    if (this.#end > this.#start) {
-      this.#sealed.push(this.#slab.subarray(this.#start, this.#end));
-    }
-    this.#slab = EMPTY;
-    this.#start = this.#end = 0;
-  }
-
-  /** Joins the small pieces at the front, so that they leave in one write. */
-  #merge(): void {
-    let count = 0;
-    let length = 0;
-    for (const piece of this.#sealed) {
-      if (piece.length > COPY_LIMIT || length + piece.length > SLAB_SIZE) break;
-      length += piece.length;
-      count++;
-    }
-    if (count < 2) return;
-    this.#sealed.splice(0, count, concat(this.#sealed.slice(0, count)));
-  }
 }
-
-/** Where all encoders of a process take room for small frames: an idle encoder
- * holds nothing, and nobody allocates per frame. The slab is filled from its
- * start again whenever nothing in it is left to be written, so that as a rule
- * one is enough, and stays in the processor's cache; one that cannot be cleared
- * in time, because a peer reads slowly, is left to those who use it. */
-let slab: Uint8Array<ArrayBuffer> = EMPTY;
-/** Encoders that have bytes in the slab. One that is dropped with bytes in it
- * is counted until the slab is full. */
-let slabUsers = 0;
-let slabUsed = 0;
 
 /** What {@linkcode FrameReader} reads from: `Deno.Conn` is one. */
 export interface FrameSource {

@@ -271,7 +271,10 @@ function fillRoom(
     assertGreater(room.length, 0);
     assertLessOrEqual(
       room.buffer.byteLength,
-      Math.max(64 * KIB, 4 * (held + room.byteOffset) + KIB),
+      Math.max(
+        64 * KIB,
+        (held < 16 * KIB ? 4 : 16) * (held + room.byteOffset + KIB),
+      ),
       "more is reserved than has arrived",
     );
     const n = Math.min(room.length, chunk.length - at);

@@ -1,0 +1,145 @@
+// The bytes that wait to be written: small ones side by side in memory that all
+// share, large ones where they stand.
+//
+// Knows: pieces of bytes, in order. Must not know: frames, and who writes.
+
+import { concat } from "@std/bytes";
+
+/** Size of the slab that small pieces are copied into. */
+const SLAB_SIZE = 64 * 1024;
+
+/** Pieces up to this size are joined, so that many leave in one write. */
+const MAX_JOINED = 16 * 1024;
+
+const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+
+/** Where all buffers of a process take room: an idle one holds nothing, and
+ * nobody allocates per frame. The slab is filled from its start again whenever
+ * nothing in it is left to be written, so that as a rule one is enough, and
+ * stays in the processor's cache; one that cannot be cleared in time, because a
+ * peer reads slowly, is left to those who use it. */
+let slab: Uint8Array<ArrayBuffer> = EMPTY;
+/** Buffers that have bytes in the slab. One that is dropped with bytes in it is
+ * counted until the slab is full. */
+let slabUsers = 0;
+let slabUsed = 0;
+
+/** Bytes in the order in which they are to be written. */
+export class WriteBuffer {
+  /** Pieces that nothing more is added to, to be written before the open
+   * one; empty but for large pieces and interleaved buffers. */
+  #sealed: Uint8Array[] = [];
+  /** The open piece: `#slab[#start, #end)`. It grows in place for as long as
+   * no other buffer has taken the bytes behind it. */
+  #slab: Uint8Array<ArrayBuffer> = EMPTY;
+  #start = 0;
+  #end = 0;
+  #length = 0;
+  /** The slab that this buffer is counted as a user of. */
+  #share: Uint8Array<ArrayBuffer> = EMPTY;
+  /** Length of the last chunk given out, the most that may be advanced. */
+  #offered = 0;
+
+  /** Number of bytes that are still to be written. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** The most that may be said to have been written. */
+  get offered(): number {
+    return this.#offered;
+  }
+
+  /** The memory in which `reserve` says where. */
+  get slab(): Uint8Array<ArrayBuffer> {
+    return this.#slab;
+  }
+
+  /** Takes `n` bytes of the slab, to be filled by the caller at once; gives
+   * where they begin. */
+  reserve(n: number): number {
+    if (n > slab.length - slabUsed) {
+      slab = new Uint8Array(Math.max(SLAB_SIZE, n));
+      slabUsed = slabUsers = 0;
+    }
+    if (this.#share !== slab) {
+      this.#share = slab;
+      slabUsers++;
+    }
+    if (this.#slab !== slab || this.#end !== slabUsed) {
+      this.#seal();
+      this.#slab = slab;
+      this.#start = slabUsed;
+    }
+    const at = slabUsed;
+    slabUsed += n;
+    this.#end = slabUsed;
+    this.#length += n;
+    return at;
+  }
+
+  /** Adds bytes without a copy: they must not change until they are written. */
+  refer(bytes: Uint8Array): void {
+    this.#seal();
+    this.#sealed.push(bytes);
+    this.#length += bytes.length;
+  }
+
+  /** The next bytes to write, or `null`; good until they are advanced over. */
+  chunk(): Uint8Array | null {
+    let chunk: Uint8Array | null = null;
+    if (this.#sealed.length > 0) {
+      this.#seal();
+      this.#join();
+      chunk = this.#sealed[0]!;
+    } else if (this.#end > this.#start) {
+      chunk = this.#slab.subarray(this.#start, this.#end);
+    }
+    this.#offered = chunk === null ? 0 : chunk.length;
+    return chunk;
+  }
+
+  /** Says that `n` bytes of the chunk were written, at most `offered`. */
+  advance(n: number): void {
+    this.#offered -= n;
+    this.#length -= n;
+    const head = this.#sealed[0];
+    if (head === undefined) {
+      this.#start += n;
+      if (this.#start === this.#end) this.#slab = EMPTY;
+    } else if (n < head.length) {
+      this.#sealed[0] = head.subarray(n);
+    } else {
+      this.#sealed.shift();
+    }
+    if (this.#length === 0) this.#release();
+  }
+
+  /** Everything is written; the last to say so clears the slab. */
+  #release(): void {
+    if (this.#share === slab && --slabUsers === 0) slabUsed = 0;
+    this.#share = EMPTY;
+  }
+
+  /** Closes the open piece. */
+  #seal(): void {
+    if (this.#end > this.#start) {
+      this.#sealed.push(this.#slab.subarray(this.#start, this.#end));
+    }
+    this.#slab = EMPTY;
+    this.#start = this.#end = 0;
+  }
+
+  /** Joins the small pieces at the front, so that they leave in one write. */
+  #join(): void {
+    let count = 0;
+    let length = 0;
+    for (const piece of this.#sealed) {
+      if (piece.length > MAX_JOINED || length + piece.length > SLAB_SIZE) break;
+      length += piece.length;
+      count++;
+    }
+    if (count < 2) return;
+    this.#sealed.splice(0, count, concat(this.#sealed.slice(0, count)));
+  }
+}
