@@ -114,6 +114,8 @@ export class Share {
  *   time for each that holds, and there are looks only while somebody waits.
  */
 export class Budget {
+  /** The longest frame, in bytes. */
+  readonly maxFrameLength: number;
   readonly #forAll: number;
   readonly #forStrangers: number;
   readonly #forTurns: number;
@@ -142,6 +144,7 @@ export class Budget {
   #looked = -1;
 
   constructor({ maxBuffered, maxFrameLength, readTimeout }: BudgetLimits) {
+    this.maxFrameLength = maxFrameLength;
     this.#forTurns = Math.max(maxFrameLength, Math.floor(maxBuffered / 4));
     this.#forAll = maxBuffered - this.#forTurns;
     this.#forStrangers = Math.floor(this.#forAll / 2);

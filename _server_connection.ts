@@ -4,6 +4,7 @@
 // a function. Must not know: where the connection came from, which others there
 // are, and what is done about them all.
 
+import { type Budget, UNCOUNTED } from "./_budget.ts";
 import { callDetached, ignore, isThenable } from "./_callbacks.ts";
 import type { Correlation } from "./_correlation.ts";
 import { isDisconnect, namedError } from "./_errors.ts";
@@ -18,10 +19,11 @@ import {
   type GreetingSettings,
   hasGreeting,
 } from "./_server_greeting.ts";
+import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { SendQueue } from "./_server_send_queue.ts";
 import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
-import { FrameDecoder, FrameEncoder, type Transport } from "./codec.ts";
+import { FrameDecoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
  * no more requests: enough to keep a fast reader busy, and what a slow one
@@ -79,6 +81,8 @@ export interface ConnectionSettings extends GreetingSettings {
   readonly noResponse: unknown;
   /** Handlers at once. */
   readonly concurrency: number;
+  /** The memory that all connections share, if it is limited. */
+  readonly budget: Budget | undefined;
   /** Limits in milliseconds; 0 is none. */
   readonly idleTimeout: number;
   readonly readTimeout: number;
@@ -163,7 +167,7 @@ export class ServerConnection {
   readonly #settings: ConnectionSettings;
   readonly #stats: ConnectionStats;
   readonly #decoder: FrameDecoder;
-  readonly #encoder: FrameEncoder;
+  readonly #encoder: ResponseEncoder;
   readonly #responses: Responses<unknown>;
   readonly #queue: SendQueue;
   /** Told once, when the connection has ended. A function, and no promise that
@@ -194,6 +198,10 @@ export class ServerConnection {
   #taking = false;
   /** Whether `connectionOpen` was told. */
   #opened = false;
+  /** A frame that was read and may not begin yet, for want of memory. */
+  #kept: Uint8Array<ArrayBuffer> | undefined;
+  /** What it holds of the memory that all share; most never need one. */
+  #memory: ConnectionMemory | undefined;
   /** Wakes the read loop from its pause. */
   #wake: (() => void) | null = null;
   /** Limits the greeting, and later the lingering. */
@@ -212,14 +220,14 @@ export class ServerConnection {
     stats: ConnectionStats,
     onEnd: (connection: ServerConnection) => void,
   ) {
-    const { frame, correlation } = settings;
+    const { frame, correlation, budget } = settings;
     this.#conn = conn;
     this.#onEnd = onEnd;
     this.#settings = settings;
     this.#stats = stats;
     this.context = new ConnectionContext(conn, this);
     this.#decoder = new FrameDecoder(frame, correlation?.request);
-    this.#encoder = new FrameEncoder(frame, correlation?.response);
+    this.#encoder = new ResponseEncoder(budget, frame, correlation?.response);
     this.#responses = correlation === undefined
       ? new OrderedResponses(this.#encoder)
       : new CorrelatedResponses(this.#encoder, correlation);
@@ -347,11 +355,16 @@ export class ServerConnection {
   async #readOn(): Promise<void> {
     for (let empty = 0;;) {
       while (this.#mustPause()) {
+        this.#memory?.pauseReading(this.#decoder.buffered);
         await new Promise<void>((resolve) => this.#wake = resolve);
       }
       if (this.#phase === "closed") return;
       const wanted = this.#phase === "open";
-      const n = await this.#conn.read(wanted ? this.#decoder.space() : SCRAP);
+      if (!wanted && this.#phase !== "draining") this.#dropInput();
+      const room = wanted ? this.#room() : SCRAP;
+      // There is no memory for it: it waits above.
+      if (room === null) continue;
+      const n = await this.#conn.read(room);
       if (n === null) return;
       empty = countEmpty("read", n, empty);
       // A read may have been under way when no more frames were to be taken.
@@ -360,14 +373,48 @@ export class ServerConnection {
       ) continue;
       this.#decoder.advance(n);
       this.#stats.bytesIn += n;
+      this.#memory?.received(n);
       this.#takeFrames();
     }
   }
 
+  /** Room for a read; null where it has to wait for memory. */
+  #room(): Uint8Array<ArrayBuffer> | null {
+    const room = this.#decoder.space();
+    const { buffered, frameLength } = this.#decoder;
+    if (this.#memory === undefined) {
+      if (buffered + room.length <= UNCOUNTED) return room;
+      if (this.#needMemory() === undefined) return room;
+    }
+    return this.#memory!.limit(room, buffered, frameLength);
+  }
+
+  /** What was read of a frame that will not be taken is not kept. */
+  #dropInput(): void {
+    if (this.#decoder.buffered > 0) this.#decoder.rest();
+    this.#memory?.endReading();
+  }
+
+  /** Takes part in the budget, if there is one. */
+  #needMemory(): ConnectionMemory | undefined {
+    const { budget } = this.#settings;
+    if (this.#memory !== undefined || budget === undefined) return this.#memory;
+    return this.#memory = new ConnectionMemory(budget, this.#encoder, {
+      mayRead: () => {
+        // The time that it has waited does not count.
+        this.#frames++;
+        this.#wakeReader();
+      },
+      mayBegin: () => queueMicrotask(() => this.#goOn()),
+      cut: (error) => this.#fail(error, "timeout"),
+    });
+  }
+
   #mustPause(): boolean {
-    return this.#phase === "open" && this.#blocked &&
-      (this.#encoder.buffered >= MAX_OUTGOING ||
-        this.#decoder.buffered >= MAX_READ_AHEAD);
+    return this.#phase === "open" &&
+      (this.#memory?.waitsToRead === true || (this.#blocked &&
+        (this.#encoder.buffered >= MAX_OUTGOING ||
+          this.#decoder.buffered >= MAX_READ_AHEAD)));
   }
 
   #wakeReader(): void {
@@ -389,9 +436,13 @@ export class ServerConnection {
       while (this.#phase === "open" || this.#phase === "draining") {
         this.#blocked = !this.#canTake();
         if (this.#blocked) break;
-        const frame = this.#decoder.decode();
+        const frame = this.#kept ?? this.#decoder.decode();
         if (frame === null) break;
+        this.#blocked = !this.#mayBegin();
+        this.#kept = this.#blocked ? frame : undefined;
+        if (this.#blocked) break;
         this.#frames++;
+        this.#memory?.taken(frame.length);
         this.#handle(frame, this.#decoder.id);
       }
     } catch (error) {
@@ -403,7 +454,33 @@ export class ServerConnection {
     // While handlers are in progress, others may settle in this very turn.
     if (this.#responses.pending === 0) this.#queue.flush();
     else this.#queue.flushSoon();
+    this.#countResponses();
     if (this.#phase !== "open") this.#advanceEnd();
+  }
+
+  /** Whether there is memory for the response of one more request, as far as
+   * anybody can know. */
+  #mayBegin(): boolean {
+    const { budget } = this.#settings;
+    return budget === undefined || budget.calm ||
+      this.#needMemory()!.mayBegin();
+  }
+
+  /** Tells what responses are held. */
+  #countResponses(): void {
+    const { heldBack, pending } = this.#responses;
+    if (this.#memory === undefined) {
+      if (this.#encoder.buffered + heldBack <= UNCOUNTED) return;
+      if (this.#needMemory() === undefined) return;
+    }
+    this.#memory!.update(heldBack, this.#queue.writing, pending > 0);
+  }
+
+  /** Takes frames that could not be taken before. */
+  #goOn(): void {
+    if (this.#phase === "closed") return;
+    this.#takeFrames();
+    this.#resume();
   }
 
   // ---- Handling
@@ -448,8 +525,7 @@ export class ServerConnection {
     }
     try {
       this.#settle(ticket, result);
-      this.#takeFrames();
-      this.#resume();
+      this.#goOn();
     } catch (error) {
       // A response was judged good and changed while it waited for others.
       this.#fail(error, "handler");
@@ -527,11 +603,16 @@ export class ServerConnection {
 
   written(n: number): void {
     this.#stats.bytesOut += n;
+    if (this.#memory !== undefined) {
+      this.#memory.written(n);
+      this.#countResponses();
+    }
     if (this.#blocked) this.#takeFrames();
     this.#resume();
   }
 
   drained(): void {
+    this.#countResponses();
     this.#advanceEnd();
   }
 
@@ -690,6 +771,7 @@ export class ServerConnection {
     clearTimeout(this.#timer);
     this.#responses.clear();
     this.#queue.stop();
+    this.#memory?.leave();
     callDetached(() => this.#conn.close(), ignore);
     this.#wakeReader();
     this.context.abort(cause);
@@ -712,7 +794,8 @@ export class ServerConnection {
         "timeout",
       );
     }
-    const waiting = this.#phase !== "open" || this.#blocked
+    const waiting = this.#phase !== "open" || this.#blocked ||
+        this.#memory?.waitsToRead
       ? null
       : this.#decoder.buffered > 0
       ? "frame"

@@ -157,8 +157,6 @@ export interface MemoryOwner {
 export class ConnectionMemory {
   readonly #budget: Budget;
   readonly #encoder: ResponseEncoder;
-  /** What a frame takes at most. */
-  readonly #maxFrameLength: number;
   readonly #in: Share;
   readonly #out: Share;
   /** Waits for room to begin. It holds nothing itself. */
@@ -168,18 +166,14 @@ export class ConnectionMemory {
   #offered = 0;
   /** Bytes of frames that were taken. */
   #taken = 0;
-  /** How often reading had to wait for room. */
-  waits = 0;
 
   constructor(
     budget: Budget,
     encoder: ResponseEncoder,
-    maxFrameLength: number,
     owner: MemoryOwner,
   ) {
     this.#budget = budget;
     this.#encoder = encoder;
-    this.#maxFrameLength = maxFrameLength;
     const cut = (error: Error) => owner.cut(error);
     this.#in = new Share({ granted: () => owner.mayRead(), cut }, "in");
     this.#out = new Share({ granted() {}, cut }, "out");
@@ -213,17 +207,14 @@ export class ConnectionMemory {
     const free = UNCOUNTED - buffered;
     let size = Math.min(room.length, Math.max(free, this.#window));
     if (size > free && free >= MIN_WINDOW && !this.#budget.calm) size = free;
-    const whole = frameLength > 0 ? frameLength : this.#maxFrameLength;
+    const whole = frameLength > 0 ? frameLength : this.#budget.maxFrameLength;
     const granted = this.#budget.ask(
       this.#in,
       Math.max(0, size - free),
       whole - UNCOUNTED,
       this.#worth,
     );
-    if (!granted) {
-      this.waits++;
-      return null;
-    }
+    if (!granted) return null;
     this.#budget.resume(this.#in);
     this.#offered = size;
     return size === room.length ? room : room.subarray(0, size);
@@ -246,8 +237,9 @@ export class ConnectionMemory {
     this.#budget.endTurn(this.#in);
   }
 
-  /** Nothing is read for a while, for another reason than memory. */
+  /** Nothing is read for a while. */
   pauseReading(buffered: number): void {
+    if (this.#in.waiting) return;
     this.#in.paused = true;
     this.#budget.hold(this.#in, Math.max(0, buffered - UNCOUNTED));
   }
@@ -268,7 +260,7 @@ export class ConnectionMemory {
     return this.#budget.askToBegin(
       this.#begin,
       largest,
-      this.#maxFrameLength,
+      this.#budget.maxFrameLength,
       written > 0 ? this.#worth : 0,
     );
   }

@@ -366,6 +366,13 @@ export class FrameDecoder {
     return this.#buffer.length;
   }
 
+  /** Bytes on the wire of the frame in progress, header included; 0 while its
+   * header has not come, or was not looked at by {@linkcode FrameDecoder.decode}.
+   */
+  get frameLength(): number {
+    return this.#frameLength;
+  }
+
   /**
    * Takes bytes. They are copied: the chunk stays the caller's.
    *
