@@ -22,7 +22,7 @@ import {
 import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { SendQueue } from "./_server_send_queue.ts";
-import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { nextTurn, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 import { FrameDecoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
@@ -306,7 +306,7 @@ export class ServerConnection {
   /** Drains once what has arrived already was read. */
   async drainSoon(): Promise<void> {
     for (let i = 0; i < DRAIN_TURNS; i++) {
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await nextTurn();
     }
     this.drain();
   }

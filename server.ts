@@ -77,7 +77,7 @@ import {
 import { ConnectionSet } from "./_server_connections.ts";
 import { observe, printFailure } from "./_server_hooks.ts";
 import { onAbort } from "./_server_signals.ts";
-import { startTimer } from "./_timers.ts";
+import { nextTurn, startTimer } from "./_timers.ts";
 import {
   type CorrelationOptions,
   FrameEncoder,
@@ -858,7 +858,7 @@ class RunningServer implements Server {
     for (let i = 0; i < MAX_DRAIN_TURNS && quiet < QUIET_TURNS; i++) {
       if (this.#state === "closed") return;
       const before = seen();
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await nextTurn();
       quiet = seen() === before ? quiet + 1 : 0;
     }
   }
