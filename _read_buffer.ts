@@ -21,8 +21,9 @@
 //              proportion to the bytes of it that have arrived: what a stranger
 //              only claims is not reserved.
 
-/** The first room, and the least that an idle connection waits with. */
-const MIN_ROOM = 2 * 1024;
+/** The first room, and the least that an idle connection waits with. Less would
+ * save nothing: from here on the rest of a connection is what it costs. */
+const MIN_ROOM = 512;
 
 /** The most room kept after a read that did not fill what it was offered: a
  * connection that falls silent after a burst keeps no more than this. It takes
@@ -34,7 +35,7 @@ const MAX_IDLE_ROOM = 17 * 1024;
 const MAX_ROOM = 64 * 1024;
 
 /** Room smaller than this is not worth a read of its own. */
-const LEAST_ROOM = 256;
+const LEAST_ROOM = 128;
 
 /** How many bursts like the last one the room takes: new memory is then needed
  * for one read in so many. */

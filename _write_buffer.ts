@@ -13,6 +13,10 @@ const MAX_JOINED = 16 * 1024;
 
 const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
+/** In place of a list of pieces, for as long as there is none: most buffers
+ * never have one, and nothing is added to this. */
+const NONE: Uint8Array[] = [];
+
 /** Where all buffers of a process take room: an idle one holds nothing, and
  * nobody allocates per frame. The slab is filled from its start again whenever
  * nothing in it is left to be written, so that as a rule one is enough, and
@@ -28,7 +32,7 @@ let slabUsed = 0;
 export class WriteBuffer {
   /** Pieces that nothing more is added to, to be written before the open
    * one; empty but for large pieces and interleaved buffers. */
-  #sealed: Uint8Array[] = [];
+  #sealed: Uint8Array[] = NONE;
   /** The open piece: `#slab[#start, #end)`. It grows in place for as long as
    * no other buffer has taken the bytes behind it. */
   #slab: Uint8Array<ArrayBuffer> = EMPTY;
@@ -81,7 +85,7 @@ export class WriteBuffer {
   /** Adds bytes without a copy: they must not change until they are written. */
   refer(bytes: Uint8Array): void {
     this.#seal();
-    this.#sealed.push(bytes);
+    this.#add(bytes);
     this.#length += bytes.length;
   }
 
@@ -111,6 +115,7 @@ export class WriteBuffer {
       this.#sealed[0] = head.subarray(n);
     } else {
       this.#sealed.shift();
+      if (this.#sealed.length === 0) this.#sealed = NONE;
     }
     if (this.#length === 0) this.#release();
   }
@@ -124,10 +129,15 @@ export class WriteBuffer {
   /** Closes the open piece. */
   #seal(): void {
     if (this.#end > this.#start) {
-      this.#sealed.push(this.#slab.subarray(this.#start, this.#end));
+      this.#add(this.#slab.subarray(this.#start, this.#end));
     }
     this.#slab = EMPTY;
     this.#start = this.#end = 0;
+  }
+
+  #add(piece: Uint8Array): void {
+    if (this.#sealed === NONE) this.#sealed = [];
+    this.#sealed.push(piece);
   }
 
   /** Joins the small pieces at the front, so that they leave in one write. */
