@@ -12,6 +12,7 @@ import type { Goaway } from "./_goaway.ts";
 import type { ReadAhead } from "./_handshake.ts";
 import { show } from "./_options.ts";
 import { countEmpty } from "./_progress.ts";
+import { freeMemory } from "./_read_buffer.ts";
 import { ConnectionContext } from "./_server_context.ts";
 import { CorrelatedResponses } from "./_server_correlated.ts";
 import {
@@ -319,9 +320,9 @@ export class ServerConnection {
         await this.#readOn();
       }
     } catch (error) {
-      return this.#fail(error, "error");
+      this.#fail(error, "error");
     }
-    if (this.#phase === "closed") return;
+    if (this.#phase === "closed") return this.#dropInput();
     // An end inside a frame is a disconnect, as one between frames is. The
     // requests before it are answered: the other side may have closed only
     // its writing side. A handler that asks may give up.
@@ -355,7 +356,7 @@ export class ServerConnection {
   async #readOn(): Promise<void> {
     for (let empty = 0;;) {
       while (this.#mustPause()) {
-        this.#memory?.pauseReading(this.#decoder.buffered);
+        this.#memory?.pauseReading();
         await new Promise<void>((resolve) => this.#wake = resolve);
       }
       if (this.#phase === "closed") return;
@@ -380,19 +381,20 @@ export class ServerConnection {
 
   /** Room for a read; null where it has to wait for memory. */
   #room(): Uint8Array<ArrayBuffer> | null {
-    const room = this.#decoder.space();
-    const { buffered, frameLength } = this.#decoder;
-    if (this.#memory === undefined) {
-      if (buffered + room.length <= UNCOUNTED) return room;
-      if (this.#needMemory() === undefined) return room;
-    }
-    return this.#memory!.limit(room, buffered, frameLength);
+    const isSmall = this.#decoder.frameLength <= UNCOUNTED;
+    const memory = isSmall ? this.#memory : this.#needMemory();
+    return memory === undefined
+      ? this.#decoder.space()
+      : memory.room(this.#decoder);
   }
 
   /** What was read of a frame that will not be taken is not kept. */
   #dropInput(): void {
-    if (this.#decoder.buffered > 0) this.#decoder.rest();
     this.#memory?.endReading();
+    if (this.#decoder.buffered === 0) return;
+    const { buffer, byteOffset } = this.#decoder.rest();
+    // It begins its memory: no frame before it was handed out of there.
+    if (byteOffset === 0 && buffer.byteLength > UNCOUNTED) freeMemory(buffer);
   }
 
   /** Takes part in the budget, if there is one. */

@@ -5,17 +5,15 @@
 // to. Must not know: what a request is, and when its handler runs.
 
 import { type Budget, Share, UNCOUNTED } from "./_budget.ts";
-import { FrameEncoder } from "./codec.ts";
+import { type FrameDecoder, FrameEncoder } from "./codec.ts";
 
-/** Bytes that a read is offered at first beyond what is not counted, and at
- * least and at most: what is offered may arrive, so it is counted as held. */
-const FIRST_WINDOW = 256 * 1024;
-const MIN_WINDOW = 4 * 1024;
-const MAX_WINDOW = 4 * 1024 * 1024;
+/** By how many bytes the memory of a frame grows at first, and at least. */
+const FIRST_STEP = 256 * 1024;
+const MIN_STEP = 4 * 1024;
 
-/** A read that came back full is followed by one of so many times its size, and
- * any other by one of so many times what it brought. */
-const WINDOW_GROWTH = 4;
+/** A step is at most so many times what the last read has brought: who sends
+ * slowly gets memory slowly. */
+const STEP_GROWTH = 4;
 
 /** Payloads up to this size are copied by the encoder, and pin nothing. */
 const COPIED = 16 * 1024;
@@ -161,9 +159,11 @@ export class ConnectionMemory {
   readonly #out: Share;
   /** Waits for room to begin. It holds nothing itself. */
   readonly #begin: Share;
-  /** The most that the next read is offered, and what the last one was. */
-  #window = FIRST_WINDOW;
-  #offered = 0;
+  /** By how many bytes the memory of a frame grows next. */
+  #step = FIRST_STEP;
+  /** The memory that is read into, and the room that is left in it. */
+  #memory = 0;
+  #left = 0;
   /** Bytes of frames that were taken. */
   #taken = 0;
 
@@ -193,41 +193,43 @@ export class ConnectionMemory {
   }
 
   /**
-   * Cuts the room for a read to what may be held.
+   * Room for the next read of a frame.
    *
-   * @param buffered Bytes that are held already.
-   * @param frameLength Bytes of the frame in progress; 0 where unknown.
-   * @returns Null while there is no room.
+   * @returns Null while there is no memory.
    */
-  limit(
-    room: Uint8Array<ArrayBuffer>,
-    buffered: number,
-    frameLength: number,
-  ): Uint8Array<ArrayBuffer> | null {
-    const free = UNCOUNTED - buffered;
-    let size = Math.min(room.length, Math.max(free, this.#window));
-    if (size > free && free >= MIN_WINDOW && !this.#budget.calm) size = free;
-    const whole = frameLength > 0 ? frameLength : this.#budget.maxFrameLength;
-    const granted = this.#budget.ask(
-      this.#in,
-      Math.max(0, size - free),
-      whole - UNCOUNTED,
-      this.#worth,
-    );
-    if (!granted) return null;
+  room(decoder: FrameDecoder): Uint8Array<ArrayBuffer> | null {
+    const { buffered, frameLength } = decoder;
     this.#budget.resume(this.#in);
-    this.#offered = size;
-    return size === room.length ? room : room.subarray(0, size);
+    // While memory is short, what there is is used up first.
+    const saves = this.#left >= MIN_STEP && !this.#budget.calm;
+    const step = saves ? 0 : this.#step;
+    if (step > 0 && frameLength > UNCOUNTED) {
+      const grown = Math.min(frameLength, buffered + Math.max(buffered, step));
+      const granted = this.#budget.ask(
+        this.#in,
+        Math.max(this.#memory, grown) - UNCOUNTED,
+        frameLength - UNCOUNTED,
+        this.#worth,
+      );
+      if (!granted) return null;
+    }
+    const room = decoder.space(step);
+    this.#left = room.length;
+    // The room ends where its memory ends.
+    this.#memory = room.byteOffset + room.length;
+    this.#budget.hold(this.#in, Math.max(0, this.#memory - UNCOUNTED));
+    return room;
   }
 
   /** A read has brought so many bytes. */
   received(n: number): void {
+    const full = n === this.#left;
+    this.#left -= n;
     this.#in.moved += n;
-    this.#window = Math.min(
-      MAX_WINDOW,
-      n === this.#offered
-        ? Math.max(this.#window, WINDOW_GROWTH * n)
-        : Math.max(MIN_WINDOW, WINDOW_GROWTH * n),
+    const step = Math.max(STEP_GROWTH * n, full ? this.#step : this.#step / 2);
+    this.#step = Math.min(
+      this.#budget.maxFrameLength,
+      Math.max(MIN_STEP, Math.ceil(step)),
     );
   }
 
@@ -238,14 +240,13 @@ export class ConnectionMemory {
   }
 
   /** Nothing is read for a while. */
-  pauseReading(buffered: number): void {
-    if (this.#in.waiting) return;
-    this.#in.paused = true;
-    this.#budget.hold(this.#in, Math.max(0, buffered - UNCOUNTED));
+  pauseReading(): void {
+    if (!this.#in.waiting) this.#in.paused = true;
   }
 
   /** No frame is read any more. */
   endReading(): void {
+    this.#memory = this.#left = 0;
     this.#budget.leave(this.#in);
   }
 

@@ -399,11 +399,14 @@ export class FrameDecoder {
    * decoder's and is the caller's to write until the next call of `push` or
    * `space`.
    *
+   * @param most Where a frame needs new memory, it has room for no more bytes
+   * than these, or than it takes to double what is held: for those who count
+   * what is reserved.
    * @throws {FrameError} The sticky error, if an earlier call failed.
    */
-  space(): Uint8Array<ArrayBuffer> {
+  space(most = Infinity): Uint8Array<ArrayBuffer> {
     this.#throwIfFailed();
-    return this.#buffer.room(this.#frameLength);
+    return this.#buffer.room(this.#frameLength, most);
   }
 
   /**
