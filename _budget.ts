@@ -17,10 +17,11 @@
 // before as it wants to hold now; it may go on into the second. Who finds no
 // room waits in line, and gets a turn: room for all of its frame, in the third
 // part, whatever becomes of the other two. Turns go to the one that has waited
-// longest and to the one that came last, alternately: the first so that
-// everybody gets one, the second so that a newcomer does not have to outwait a
-// thousand who only pretend to be sending. While anybody waits, those who hold
-// memory and move too slowly are cut, the slowest first.
+// longest, so that everybody gets one; to one that holds memory already, so that
+// what was begun comes to its end; and to the one that came last, so that a
+// newcomer does not have to outwait a thousand who only pretend to be sending.
+// While anybody waits, those who hold memory and move too slowly are cut, the
+// slowest first.
 
 import { namedError } from "./_errors.ts";
 import { Sweeper } from "./_timers.ts";
@@ -34,6 +35,9 @@ export const UNCOUNTED = 64 * 1024;
  * A round trip, or a packet that is sent again, must not cost a connection. */
 const MIN_PATIENCE = 250;
 const MAX_PATIENCE = 1000;
+
+/** While more wait than these, patience shrinks in proportion. */
+const FEW_WAITING = 16;
 
 /** A frame's rate has no meaning without a `readTimeout`; this one is taken. */
 const DEFAULT_READ_TIMEOUT = 30_000;
@@ -133,12 +137,16 @@ export class Budget {
    * once. */
   readonly #pins = new Map<ArrayBufferLike, Pin>();
 
-  readonly #known = new Line();
-  readonly #strangers = new Line();
+  readonly #known: Line;
+  /** Strangers who hold memory already, and those who hold none. */
+  readonly #begun: Line;
+  readonly #fresh: Line;
   #tickets = 0;
-  /** Whose turn is next: who came last, or who has waited longest. */
-  #lastFirst = false;
-  #lastFirstInCommon = false;
+  /** Turns given, and strangers let in: who is next goes by their number. */
+  #turnsGiven = 0;
+  #letIn = 0;
+  /** Who asks just now, and is told by what is returned. */
+  #asking: Share | undefined;
   /** Somebody has waited since the last look; when that was. */
   #pressed = false;
   #looked = -1;
@@ -148,13 +156,16 @@ export class Budget {
     this.#forTurns = Math.max(maxFrameLength, Math.floor(maxBuffered / 4));
     this.#forAll = maxBuffered - this.#forTurns;
     this.#forStrangers = Math.floor(this.#forAll / 2);
+    this.#known = new Line(this.#forAll);
+    this.#begun = new Line(this.#forStrangers);
+    this.#fresh = new Line(this.#forStrangers);
     const timeout = readTimeout > 0 ? readTimeout : DEFAULT_READ_TIMEOUT;
     this.#rate = maxFrameLength / timeout;
     this.#patience = Math.min(
       MAX_PATIENCE,
       Math.max(MIN_PATIENCE, timeout / 30),
     );
-    this.#sweeper = new Sweeper(this.#patience / 4, (now) => this.look(now));
+    this.#sweeper = new Sweeper(MIN_PATIENCE / 4, (now) => this.look(now));
   }
 
   /** Bytes held, and set aside for turns. */
@@ -164,7 +175,7 @@ export class Budget {
 
   /** Shares in line. */
   get waiting(): number {
-    return this.#known.length + this.#strangers.length;
+    return this.#known.length + this.#begun.length + this.#fresh.length;
   }
 
   /**
@@ -291,9 +302,13 @@ export class Budget {
     if (!this.#pressed && this.waiting === 0) return this.#rest();
     this.#pressed = this.waiting > 0;
     const due = this.#rate * elapsed;
+    const patience = Math.max(
+      MIN_PATIENCE,
+      this.#patience * Math.min(1, FEW_WAITING / this.waiting),
+    );
     const slow: Share[] = [];
     for (const share of this.#holders) {
-      const most = this.#rate * this.#patience * share.patience;
+      const most = this.#rate * patience * share.patience;
       if (share.fresh || share.paused || share.waiting) {
         share.fresh = share.paused || share.waiting;
         share.credit = most;
@@ -319,15 +334,21 @@ export class Budget {
   #grant(share: Share, known: boolean): boolean {
     // Others who wait do not stop it: they need more than there is, and get
     // their turns.
-    const line = known ? this.#known : this.#strangers;
-    if (this.#fits(share, line)) {
+    const line = known
+      ? this.#known
+      : share.held > 0
+      ? this.#begun
+      : this.#fresh;
+    if (this.#common + share.need <= line.limit) {
       this.hold(share, share.wanted);
       return true;
     }
     share.ticket = this.#tickets++;
     line.push(share);
     this.#pressed = true;
+    this.#asking = share;
     this.#serve();
+    this.#asking = undefined;
     if (!share.waiting) return true;
     share.fresh = true;
     if (!this.#sweeper.running) {
@@ -338,11 +359,6 @@ export class Budget {
       this.#sweeper.unref();
     }
     return false;
-  }
-
-  #fits(share: Share, line: Line): boolean {
-    const limit = line === this.#known ? this.#forAll : this.#forStrangers;
-    return this.#common + share.need <= limit;
   }
 
   /** Gives what has become free to those who wait. */
@@ -357,29 +373,34 @@ export class Budget {
 
   /** Who of those in line finds room in the common parts. */
   #nextInCommon(): Share | null {
-    const { first } = this.#known;
-    if (first !== null && this.#fits(first, this.#known)) return first;
-    const line = this.#strangers;
-    const [one, other] = this.#lastFirstInCommon
-      ? [line.last, line.first]
-      : [line.first, line.last];
-    for (const share of [one, other]) {
-      if (share !== null && this.#fits(share, line)) {
-        this.#lastFirstInCommon = !this.#lastFirstInCommon;
-        return share;
-      }
-    }
-    return null;
+    const known = this.#known.first;
+    if (known !== null && this.#fits(known)) return known;
+    // What is begun comes first: it was there before, and ends sooner.
+    const begun = this.#begun.first;
+    if (begun !== null) return this.#fits(begun) ? begun : null;
+    const { first, last } = this.#fresh;
+    const share = this.#letIn % 2 === 0 ? first : last;
+    if (share === null || !this.#fits(share)) return null;
+    this.#letIn++;
+    return share;
+  }
+
+  #fits(share: Share): boolean {
+    return this.#common + share.need <= share.line!.limit;
   }
 
   #giveTurn(): boolean {
-    const oldest = older(this.#known.first, this.#strangers.first);
-    const newest = newer(this.#known.last, this.#strangers.last);
+    const lines = [this.#known, this.#begun, this.#fresh];
+    const oldest = lines.map(({ first }) => first).reduce(older);
+    const begun = this.#begun.first;
+    const choice = this.#turnsGiven % (begun === null ? 2 : 3);
+    const newest = lines.map(({ last }) => last).reduce(newer);
+    const other = [oldest, newest, begun][choice]!;
     // Who has waited longest is not passed for being large: the room that it
     // needs is kept until there is enough.
-    const share = this.#lastFirst && this.#hasTurn(newest) ? newest : oldest;
+    const share = this.#hasTurn(other) ? other : oldest;
     if (!this.#hasTurn(share)) return false;
-    this.#lastFirst = !this.#lastFirst;
+    this.#turnsGiven++;
     this.#admit(share!, Math.min(share!.whole, this.#forTurns));
     return true;
   }
@@ -397,7 +418,7 @@ export class Budget {
     share.held = share.wanted;
     share.fresh = true;
     this.#changed(share, before);
-    share.owner.granted();
+    if (share !== this.#asking) share.owner.granted();
   }
 
   #changed(share: Share, before: number): void {
@@ -423,9 +444,15 @@ interface Pin {
 
 /** Shares that wait, in the order in which they came. */
 class Line {
+  /** Up to where its members may fill the common parts. */
+  readonly limit: number;
   first: Share | null = null;
   last: Share | null = null;
   length = 0;
+
+  constructor(limit: number) {
+    this.limit = limit;
+  }
 
   push(share: Share): void {
     share.line = this;

@@ -33,6 +33,11 @@ const LARGEST = 16 * MIB;
 /** A header that announces a frame of the largest length. */
 const CLAIM = encodeFrame(new Uint8Array(LARGEST)).slice(0, 8);
 
+/** How many hostile connections write much at a time. What is written waits in
+ * the sender's memory first, and that of all TCP senders of a machine is
+ * limited: an attacker has a machine of its own, and this one is shared. */
+const WRITERS = 100;
+
 /** Pays for every byte that is sent; all connections share it. */
 const ZEROS = new Uint8Array(MIB);
 
@@ -40,10 +45,7 @@ const ZEROS = new Uint8Array(MIB);
 const ATTACKS = {
   /** All of the largest frame but its last 100 KiB, and then silence. */
   async unfinished(conn: Deno.Conn): Promise<void> {
-    await writeAll(conn, CLAIM);
-    for (let left = LARGEST - 100 * KIB; left > 0; left -= ZEROS.length) {
-      await writeAll(conn, ZEROS.subarray(0, left));
-    }
+    await writeMuch(conn, LARGEST - 100 * KIB);
     await untilCut(conn);
   },
 
@@ -64,8 +66,7 @@ const ATTACKS = {
 
   /** Part of a large frame, up to where more memory is asked for. */
   async partial(conn: Deno.Conn): Promise<void> {
-    await writeAll(conn, CLAIM);
-    await writeAll(conn, ZEROS.subarray(0, MIB));
+    await writeMuch(conn, MIB);
     await untilCut(conn);
   },
 
@@ -103,6 +104,24 @@ async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
     at += await conn.write(bytes.subarray(at));
   }
 }
+
+/** Writes part of the largest frame: at once what a server takes for nothing,
+ * and the rest when it is its turn. */
+async function writeMuch(conn: Deno.Conn, bytes: number): Promise<void> {
+  await writeAll(conn, CLAIM);
+  await writeAll(conn, ZEROS.subarray(0, 60 * KIB));
+  while (writers === WRITERS) await sleep(20);
+  writers++;
+  try {
+    for (let left = bytes - 60 * KIB; left > 0; left -= ZEROS.length) {
+      await writeAll(conn, ZEROS.subarray(0, left));
+    }
+  } finally {
+    writers--;
+  }
+}
+
+let writers = 0;
 
 /** Reads nothing that comes, and notices the end. */
 async function untilCut(conn: Deno.Conn): Promise<void> {

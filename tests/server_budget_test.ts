@@ -128,6 +128,30 @@ Deno.test("Turns go to the one that has waited longest and to the last that came
   leaveAll(budget, holders);
 });
 
+Deno.test("What was begun comes first when there is room, and has turns of its own", () => {
+  const { budget, holders } = setup(12);
+  const [begun, full, turn, ...fresh] = holders as [Holder, Holder, Holder];
+  assert(begun.ask(MIB));
+  assert(full.ask(5 * MIB));
+  assert(turn.ask(MIB));
+  for (const holder of fresh as Holder[]) assert(!holder.ask(MIB));
+  assert(!begun.ask(3 * MIB));
+  // There is room for one that is fresh, and not yet for what was begun.
+  budget.hold(full.share, 4 * MIB);
+  assertEquals(holders.map(({ grants }) => grants).indexOf(1), -1);
+  budget.hold(full.share, 3 * MIB);
+  assertEquals(begun.grants, 1);
+  assert(!begun.ask(4 * MIB));
+  const turns: number[] = [];
+  for (let i = 0; i < 3; i++) {
+    const at = holders.findIndex(({ share }) => share.turn > 0);
+    budget.leave(holders[at]!.share);
+    turns.push(holders.findIndex(({ share }) => share.turn > 0));
+  }
+  assertEquals(turns, [11, 0, 3]);
+  leaveAll(budget, holders);
+});
+
 Deno.test("Who holds memory and is silent is cut once others wait, and nobody before", () => {
   const { budget, holders, look } = setup(4);
   const [silent, other, turn, waiting] = holders as [
@@ -217,7 +241,7 @@ Deno.test("A thousand that stop sending do not keep a newcomer waiting for a tho
       if (newcomer.ask(bytes)) continue;
       for (; newcomer.waiting; waited += 50) look(50);
     }
-    // One turn may be the oldest's, and the next is the newcomer's.
+    // Other turns are the oldest's, and the next is the newcomer's.
     assertLessOrEqual(waited, 1000);
     assertEquals(newcomer.error, undefined);
     budget.leave(newcomer.share);
