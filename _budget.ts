@@ -28,12 +28,12 @@ import { Sweeper } from "./_timers.ts";
 
 /** What each direction of a connection may hold without being counted: most
  * connections never hold more, and cost nothing here. */
-export const UNCOUNTED = 64 * 1024;
+export const UNCOUNTED = 32 * 1024;
 
 /** How long who holds memory may be silent while others wait for it: a
  * thirtieth of `readTimeout`, and no less or more than these, in milliseconds.
  * A round trip, or a packet that is sent again, must not cost a connection. */
-const MIN_PATIENCE = 250;
+const MIN_PATIENCE = 400;
 const MAX_PATIENCE = 1000;
 
 /** While more wait than these, patience shrinks in proportion. */
@@ -221,10 +221,14 @@ export class Budget {
     return this.#grant(share, worth > 0 && worth >= expected);
   }
 
-  /** Whether all that is for all is used up: then even those must ask who
-   * have always been found to hold little. */
-  get usedUp(): boolean {
-    return this.#common >= this.#forAll + this.#forTurns;
+  /** Whether something may begin that will probably hold little, without asking
+   * for more: up to where the known find room, and for those who have shown it
+   * for long until everything is used up. */
+  mayBeginSmall(worth: number): boolean {
+    const limit = worth >= UNCOUNTED
+      ? this.#forAll + this.#forTurns
+      : this.#forAll;
+    return this.#common < limit;
   }
 
   /** Whether strangers find room: then nobody needs to ask. */
@@ -392,10 +396,9 @@ export class Budget {
   #giveTurn(): boolean {
     const lines = [this.#known, this.#begun, this.#fresh];
     const oldest = lines.map(({ first }) => first).reduce(older);
-    const begun = this.#begun.first;
-    const choice = this.#turnsGiven % (begun === null ? 2 : 3);
     const newest = lines.map(({ last }) => last).reduce(newer);
-    const other = [oldest, newest, begun][choice]!;
+    const begun = this.#begun.first ?? oldest;
+    const other = [oldest, newest, begun, newest][this.#turnsGiven % 4]!;
     // Who has waited longest is not passed for being large: the room that it
     // needs is kept until there is enough.
     const share = this.#hasTurn(other) ? other : oldest;

@@ -254,10 +254,9 @@ export class ConnectionMemory {
    * If not, `mayBegin` will be called. */
   mayBegin(): boolean {
     const { written, largest } = this.#encoder;
-    // What has always answered with little will go on so, probably.
-    if (written > 0 && largest <= UNCOUNTED && !this.#budget.usedUp) {
-      return true;
-    }
+    // What has always been answered with little will go on so, probably.
+    const small = written > 0 && largest <= UNCOUNTED;
+    if (small && this.#budget.mayBeginSmall(this.#worth)) return true;
     return this.#budget.askToBegin(
       this.#begin,
       largest,
