@@ -442,7 +442,10 @@ export class ServerConnection {
         if (frame === null) break;
         this.#blocked = !this.#mayBegin();
         this.#kept = this.#blocked ? frame : undefined;
-        if (this.#blocked) break;
+        if (this.#blocked) {
+          this.#memory!.keep(frame.length);
+          break;
+        }
         this.#frames++;
         this.#memory?.taken(frame.length);
         this.#handle(frame, this.#decoder.id);

@@ -164,6 +164,8 @@ export class ConnectionMemory {
   /** The memory that is read into, and the room that is left in it. */
   #memory = 0;
   #left = 0;
+  /** Bytes of a whole frame that has to wait until it may begin. */
+  #kept = 0;
   /** Bytes of frames that were taken. */
   #taken = 0;
 
@@ -199,7 +201,7 @@ export class ConnectionMemory {
    */
   room(decoder: FrameDecoder): Uint8Array<ArrayBuffer> | null {
     const { buffered, frameLength } = decoder;
-    this.#budget.resume(this.#in);
+    if (this.#kept === 0) this.#budget.resume(this.#in);
     // While memory is short, what there is is used up first.
     const saves = this.#left >= MIN_STEP && !this.#budget.calm;
     const step = saves ? 0 : this.#step;
@@ -207,7 +209,7 @@ export class ConnectionMemory {
       const grown = Math.min(frameLength, buffered + Math.max(buffered, step));
       const granted = this.#budget.ask(
         this.#in,
-        Math.max(this.#memory, grown) - UNCOUNTED,
+        this.#kept + Math.max(this.#memory, grown) - UNCOUNTED,
         frameLength - UNCOUNTED,
         this.#worth,
       );
@@ -217,7 +219,7 @@ export class ConnectionMemory {
     this.#left = room.length;
     // The room ends where its memory ends.
     this.#memory = room.byteOffset + room.length;
-    this.#budget.hold(this.#in, Math.max(0, this.#memory - UNCOUNTED));
+    this.#countInput();
     return room;
   }
 
@@ -233,10 +235,30 @@ export class ConnectionMemory {
     );
   }
 
-  /** A frame has come to its end. */
+  /** A frame has come to its end, and begins. */
   taken(length: number): void {
     this.#taken += length;
     this.#budget.endTurn(this.#in);
+    this.#kept = 0;
+    this.#leaveMemory(length);
+  }
+
+  /** A whole frame may not begin yet, and nothing can be done about it. */
+  keep(length: number): void {
+    this.#kept = length;
+    this.#in.paused = true;
+    this.#leaveMemory(length);
+  }
+
+  /** A large frame has left, and has taken its memory along. */
+  #leaveMemory(length: number): void {
+    if (length > UNCOUNTED) this.#memory = this.#left = 0;
+    this.#countInput();
+  }
+
+  #countInput(): void {
+    const held = this.#kept + this.#memory - UNCOUNTED;
+    this.#budget.hold(this.#in, Math.max(0, held));
   }
 
   /** Nothing is read for a while. */
@@ -259,9 +281,9 @@ export class ConnectionMemory {
     if (small && this.#budget.mayBeginSmall(this.#worth)) return true;
     return this.#budget.askToBegin(
       this.#begin,
+      this.#in,
       largest,
-      this.#budget.maxFrameLength,
-      written > 0 ? this.#worth : 0,
+      this.#worth,
     );
   }
 
