@@ -3,6 +3,8 @@
 // Knows: what a request was given, how far it has come and where it stands.
 // Must not know: what a connection does with it.
 
+type Frame = Uint8Array<ArrayBuffer>;
+
 /** What a request needs to know of the connection that it is on. */
 export interface RequestHolder {
   /** Forgets a request that timed out or was aborted. */
@@ -15,17 +17,31 @@ export type SettleObserver = (
   failure: { error: unknown } | undefined,
 ) => void;
 
+/**
+ * What a request waits for: its response, or that the transport has taken it
+ * whole; a ping is the client's own and waits for any response.
+ */
+export type RequestKind = "send" | "notify" | "ping";
+
 /** A request, from its `send` until it has settled and left its connection. */
 export class PendingRequest {
-  readonly promise: Promise<Uint8Array<ArrayBuffer>>;
-  resolve!: (response: Uint8Array<ArrayBuffer>) => void;
+  /** Resolves to the response; to `undefined` for what gets none. */
+  readonly promise: Promise<Frame | undefined>;
+  resolve!: (response: Frame | undefined) => void;
   reject!: (reason: unknown) => void;
   observer: SettleObserver | undefined;
   settled = false;
-  /** Dials begun when its connection died, if it is sent again; else 0. It
-   * goes out on a connection of a later one: a server that goes ends all its
+
+  /** Dials begun when its last connection died or said goodbye; else 0. It goes
+   * out on a connection of a later one: a server that goes ends all its
    * connections, and the end of the others may not have been read yet. */
   lostAt = 0;
+  /** It was sent again after a loss, which happens once. What a goaway vouches
+   * for is sent again without being counted. */
+  resent = false;
+  /** A ping has failed while it waited: what is in doubt is closed for it, not
+   * pinged, so that it waits for one ping at most. */
+  awaitedPing = false;
 
   /** Milliseconds that it was given, and what is left of them when it is
    * sent; 0 is for ever. */
@@ -42,10 +58,16 @@ export class PendingRequest {
   /** Where its frame ends in the connection's stream of requests; -1 while it
    * is unsent. */
   end = -1;
+  /** Its id on the wire, where frames carry ids. */
+  id = 0;
+  /** What the client's connections had received when it was encoded, as a count
+   * of reads. */
+  receivedBefore = 0;
   /** It was handed over whole, on this connection or on an earlier one. */
   sent = false;
 
   constructor(
+    readonly kind: RequestKind,
     readonly payload: Uint8Array,
     timeout: number,
     readonly idempotent: boolean,
@@ -70,6 +92,15 @@ export class PendingRequest {
     if (this.timeout > 0) return true;
     this.timeout = 1;
     return false;
+  }
+
+  /** Takes it off its connection, to be sent again within the same time. */
+  renew(lostAt: number): void {
+    this.lostAt = lostAt;
+    if (this.limit === 0) return;
+    const now = performance.now();
+    if (this.deadline === 0) this.deadline = now + this.timeout;
+    else this.timeout = Math.max(1, this.deadline - now);
   }
 }
 
@@ -100,5 +131,17 @@ export class RequestQueue {
   /** Forgets all of them. */
   clear(): void {
     this.first = this.#last = undefined;
+  }
+
+  /** In their order; the one at hand may be taken out meanwhile. */
+  *[Symbol.iterator](): Generator<PendingRequest> {
+    for (
+      let request = this.first, next;
+      request !== undefined;
+      request = next
+    ) {
+      next = request.next;
+      yield request;
+    }
   }
 }

@@ -13,13 +13,21 @@ interface SignalGroup {
 
 /** The requests that signals can give up. */
 export class SignalGroups {
+  readonly #run: (fn: () => void) => void;
   readonly #aborted: (request: PendingRequest, reason: unknown) => void;
   readonly #groups = new Map<AbortSignal, SignalGroup>();
   /** Signals whose requests are being given up, one after the other. */
   #aborting = 0;
 
-  /** @param aborted Told of each request whose signal has aborted. */
-  constructor(aborted: (request: PendingRequest, reason: unknown) => void) {
+  /**
+   * @param run Runs what a signal sets off, in the context that it belongs to.
+   * @param aborted Told of each request whose signal has aborted.
+   */
+  constructor(
+    run: (fn: () => void) => void,
+    aborted: (request: PendingRequest, reason: unknown) => void,
+  ) {
+    this.#run = run;
     this.#aborted = aborted;
   }
 
@@ -35,9 +43,11 @@ export class SignalGroups {
     if (group === undefined) {
       const requests = new Set<PendingRequest>();
       const listener = () => {
-        this.#aborting++;
-        for (const request of requests) this.#aborted(request, signal.reason);
-        this.#aborting--;
+        this.#run(() => {
+          this.#aborting++;
+          for (const request of requests) this.#aborted(request, signal.reason);
+          this.#aborting--;
+        });
       };
       group = { requests, listener };
       this.#groups.set(signal, group);

@@ -5,12 +5,14 @@
 import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
 /** How long a hot pool may share a reading, in milliseconds. */
-export const TICK = 1;
+const TICK = 1;
 /** How often a hot pool may share a reading. */
 const SHARES = 16;
 /** Clock readings within a tick that make a pool hot. A timer that fires in an
  * event loop busy with sockets costs microseconds, about a hundred readings. */
-const HOT_READS = 512;
+const HOT_READS = 256;
+/** The shortest limit, in ticks, that may be judged by a shared reading. */
+const SHARING_LIMIT = 100;
 
 /**
  * Reads the clock, and in a hot pool lets gets and puts share a reading: it costs
@@ -27,15 +29,24 @@ export class Clock {
   /** Whether readings are shared just now. */
   #hot = false;
   readonly #sharing: boolean;
+  readonly #jumped: (stamp: number, now: number) => void;
   #now = 0;
   #shares = 0;
+  /** Whether `atMost` has shared the last reading. */
+  #ahead = false;
   /** Counts the readings within the tick that began at `#start`. */
   #reads = 0;
   #start = 0;
   #timer: Timer | undefined;
 
-  constructor(sharing: boolean) {
-    this.#sharing = sharing;
+  /**
+   * @param shortest The shortest limit that is judged by this clock.
+   * @param jumped Told when a shared reading turns out to have been behind by
+   * more than a tick: what `atMost` gave meanwhile was too early.
+   */
+  constructor(shortest: number, jumped: (stamp: number, now: number) => void) {
+    this.#sharing = shortest >= SHARING_LIMIT * TICK;
+    this.#jumped = jumped;
   }
 
   /** The time, or up to a tick before. */
@@ -45,11 +56,15 @@ export class Clock {
 
   /** The time, or up to a tick after. */
   atMost(): number {
-    return this.#hot ? this.atLeast() + TICK : this.read();
+    if (!this.#hot || --this.#shares <= 0) return this.read();
+    this.#ahead = true;
+    return this.#now + TICK;
   }
 
+  /** The time. */
   read(): number {
     const now = performance.now();
+    const before = this.#now;
     this.#now = now;
     this.#shares = SHARES;
     if (now - this.#start >= TICK) {
@@ -58,12 +73,20 @@ export class Clock {
     } else if (++this.#reads === HOT_READS && this.#sharing) {
       this.stop();
       this.#hot = true;
-      this.#timer = startTimer(() => this.#hot = false, TICK);
+      this.#timer = startTimer(() => {
+        this.#hot = false;
+        this.read();
+      }, TICK);
       unrefTimer(this.#timer);
+    }
+    if (this.#ahead) {
+      this.#ahead = false;
+      if (now - before > TICK) this.#jumped(before + TICK, now);
     }
     return now;
   }
 
+  /** Shares nothing, and leaves no timer. */
   stop(): void {
     clearTimeout(this.#timer);
     this.#hot = false;

@@ -6,6 +6,7 @@
 
 import { bug } from "./_bug.ts";
 import { ignore } from "./_callbacks.ts";
+import type { Clock } from "./_pool_clock.ts";
 import { Link, List } from "./_pool_list.ts";
 import { startTimer, type Timer } from "./_timers.ts";
 
@@ -21,7 +22,8 @@ type Reject = (reason: unknown) => void;
 export class Waiter<T> extends Link {
   /** Its place in order of arrival, never given twice; 0 while out of line. */
   ticket = 0;
-  /** When it came; known if it has a timeout or counts. */
+  /** When it came, or up to a tick after; known if it has a timeout, or if
+   * somebody wants to know how long it waited. */
   since = 0;
   /** Whether it found nothing on its way for it, and so counts as waiting. */
   counts = false;
@@ -33,10 +35,16 @@ export class Waiter<T> extends Link {
 }
 
 /** The waiters that share a signal, and their one listener. */
-export interface SignalGroup<T> {
+interface SignalGroup<T> {
   readonly signal: AbortSignal;
   readonly waiters: Set<Waiter<T>>;
   readonly abort: () => void;
+}
+
+/** Told who is to leave the line, and takes them out. Each may call back. */
+export interface LineOwner<T> {
+  timedOut(waiter: Waiter<T>, timeout: number): void;
+  aborted(waiter: Waiter<T>, reason: unknown): void;
 }
 
 /** Waiters with the same timeout, 0 for none: in order of arrival, and of deadline. */
@@ -62,8 +70,11 @@ class WaitQueue<T> extends List<Waiter<T>> {
  * what a get costs.
  */
 export class Line<T> {
-  readonly #expire: (waiter: Waiter<T>, timeout: number) => void;
+  readonly #clock: Pick<Clock, "read">;
+  readonly #owner: LineOwner<T>;
   #queues: WaitQueue<T>[] = [];
+  /** One listener for all waiters that share a signal. */
+  readonly #groups = new Map<AbortSignal, SignalGroup<T>>();
   readonly #spare: Waiter<T>[] = [];
   #tickets = 0;
   /** Those in line with a timeout. */
@@ -71,16 +82,21 @@ export class Line<T> {
   #timer: Timer | undefined;
   /** When the timer fires. */
   #at = Infinity;
+  /** Everybody in line. */
   size = 0;
 
-  constructor(expire: (waiter: Waiter<T>, timeout: number) => void) {
-    this.#expire = expire;
+  constructor(clock: Pick<Clock, "read">, owner: LineOwner<T>) {
+    this.#clock = clock;
+    this.#owner = owner;
   }
 
+  /** Who came first. */
   first(): Waiter<T> | undefined {
     if (this.size === 0) return undefined;
+    const queues = this.#queues;
+    if (queues.length === 1) return queues[0]!.first();
     let first: Waiter<T> | undefined;
-    for (const queue of this.#queues) {
+    for (const queue of queues) {
       const head = queue.first();
       if (head === undefined) continue;
       if (first === undefined || head.ticket < first.ticket) first = head;
@@ -88,7 +104,7 @@ export class Line<T> {
     return first;
   }
 
-  /** `now` matters only with a timeout. */
+  /** Stands somebody in line; `now` matters only with a timeout. */
   push(
     resolve: Resolve<T>,
     reject: Reject,
@@ -114,14 +130,40 @@ export class Line<T> {
     return waiter;
   }
 
+  /** Has somebody in line leave when a signal aborts. */
+  follow(waiter: Waiter<T>, signal: AbortSignal): void {
+    let group = this.#groups.get(signal);
+    if (group === undefined) {
+      const waiters = new Set<Waiter<T>>();
+      const abort = () => {
+        for (const waiter of waiters) {
+          this.#owner.aborted(waiter, signal.reason);
+        }
+      };
+      group = { signal, waiters, abort };
+      this.#groups.set(signal, group);
+      signal.addEventListener("abort", abort);
+    }
+    group.waiters.add(waiter);
+    waiter.group = group;
+  }
+
+  /** Takes somebody out; what is still needed of the waiter is read before. */
   remove(waiter: Waiter<T>): void {
-    const queue = waiter.queue;
+    const { queue, group } = waiter;
     if (queue === undefined) bug("a waiter left the line twice");
     queue.remove(waiter);
     this.size--;
     if (queue.timeout > 0 && --this.#timed === 0) {
       clearTimeout(this.#timer);
       this.#at = Infinity;
+    }
+    if (group !== undefined) {
+      group.waiters.delete(waiter);
+      if (group.waiters.size === 0) {
+        this.#groups.delete(group.signal);
+        group.signal.removeEventListener("abort", group.abort);
+      }
     }
     waiter.ticket = 0;
     waiter.queue = waiter.group = waiter.origin = undefined;
@@ -132,6 +174,18 @@ export class Line<T> {
     }
     if (this.#spare.length <= this.size + SPARE_WAITERS) {
       this.#spare.push(waiter);
+    }
+  }
+
+  /** Corrects the time of those who came when the clock was behind. */
+  restamp(stamp: number, now: number): void {
+    for (const queue of this.#queues) {
+      if (queue.timeout === 0) continue;
+      let waiter = queue.last();
+      while (waiter !== undefined && waiter.since === stamp) {
+        waiter.since = now;
+        waiter = queue.before(waiter);
+      }
     }
   }
 
@@ -167,8 +221,8 @@ export class Line<T> {
 
   #ring(): void {
     this.#at = Infinity;
-    const now = performance.now();
-    // Each head is looked at anew: who expires may call back, push and remove.
+    const now = this.#clock.read();
+    // Each head is looked at anew: who times out may call back, push and remove.
     for (const queue of this.#queues) {
       if (queue.timeout === 0) continue;
       for (let head; (head = queue.first()) !== undefined;) {
@@ -177,7 +231,7 @@ export class Line<T> {
           this.#wake(at, now);
           break;
         }
-        this.#expire(head, queue.timeout);
+        this.#owner.timedOut(head, queue.timeout);
       }
     }
   }

@@ -23,12 +23,29 @@ export class List<N extends Link> {
     return this.size === 0 ? undefined : this.#end.prev as N;
   }
 
+  before(link: N): N | undefined {
+    return link.prev === this.#end ? undefined : link.prev as N;
+  }
+
+  after(link: N): N | undefined {
+    return link.next === this.#end ? undefined : link.next as N;
+  }
+
   push(link: N): void {
-    const end = this.#end;
-    link.prev = end.prev;
-    link.next = end;
-    end.prev.next = link;
-    end.prev = link;
+    this.#insert(link, this.#end);
+  }
+
+  /** Puts a link in front of one that is in the list. */
+  insertBefore(link: N, next: N): void {
+    this.#insert(link, next);
+  }
+
+  #insert(link: N, next: Link): void {
+    const { prev } = next;
+    link.prev = prev;
+    link.next = next;
+    prev.next = link;
+    next.prev = link;
     this.size++;
   }
 

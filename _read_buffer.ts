@@ -39,7 +39,7 @@ const LEAST_ROOM = 128;
 
 /** How many bursts like the last one the room takes: new memory is then needed
  * for one read in so many. */
-const BURSTS = 4;
+const BURSTS = 2;
 
 /** By how much the room grows after a read that has filled it. */
 const ROOM_GROWTH = 4;

@@ -23,7 +23,13 @@ import {
 import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { SendQueue } from "./_server_send_queue.ts";
-import { nextTurn, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import {
+  nextTurn,
+  refTimer,
+  startTimer,
+  type Timer,
+  unrefTimer,
+} from "./_timers.ts";
 import { FrameDecoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
@@ -207,6 +213,8 @@ export class ServerConnection {
   #wake: (() => void) | null = null;
   /** Limits the greeting, and later the lingering. */
   #timer: Timer | undefined;
+  /** Whether it keeps the process alive. */
+  #refed = true;
 
   // What sweeps compare: a counter that moves with progress, what it was when
   // the wait was first seen, and when that was.
@@ -734,7 +742,7 @@ export class ServerConnection {
     const { shutdownTimeout } = this.#settings;
     const limit = this.#mayGoAway ? shutdownTimeout || LONGEST_LINGER : LINGER;
     this.#timer = startTimer(() => this.#destroy("end"), limit);
-    unrefTimer(this.#timer);
+    if (!this.#refed) unrefTimer(this.#timer);
     this.#halfClose();
   }
 
@@ -825,13 +833,21 @@ export class ServerConnection {
     } else if (
       waiting === "request" && idleTimeout > 0 && waited >= idleTimeout
     ) {
+      this.context.abort(
+        namedError("TimedOut", `Connection was idle for ${idleTimeout} ms`),
+      );
       this.#end("idle", "answering", true);
     }
   }
 
+  /** Has the connection keep the process alive or not. */
   setRef(ref: boolean): void {
+    this.#refed = ref;
     if (ref) this.#conn.ref?.();
     else this.#conn.unref?.();
+    if (this.#phase === "lingering" && this.#timer !== undefined) {
+      (ref ? refTimer : unrefTimer)(this.#timer);
+    }
   }
 }
 

@@ -64,11 +64,12 @@ export async function greet(
   counts: Counts,
 ): Promise<Greeting> {
   await secured;
-  const counted = countBytes(conn, counts);
   let bytes: Uint8Array<ArrayBuffer> = NOTHING_AHEAD.bytes;
   if (proxyProtocol) {
-    const { addresses, rest } = await readProxyHeader(counted);
+    const { addresses, rest } = await readProxyHeader(conn);
     bytes = rest;
+    // The header is the balancer's; what stands behind it is the peer's.
+    counts.bytesIn += rest.length;
     if (addresses !== undefined) {
       context.setAddresses(addresses.source, addresses.destination);
     }
@@ -78,7 +79,11 @@ export async function greet(
   }
   const { signal, remoteAddr, localAddr } = context;
   const terms = { signal, remoteAddr, localAddr, bytes };
-  const conversation = new Handshake(counted, frame, terms);
+  const conversation = new Handshake(
+    countBytes(conn, counts),
+    frame,
+    terms,
+  );
   let refusal: Greeting["refusal"];
   try {
     context.state = await handshake(conversation);

@@ -5,8 +5,14 @@
 
 import { concat } from "@std/bytes";
 
-/** Size of the slab that small pieces are copied into. */
-const SLAB_SIZE = 64 * 1024;
+/** Size of a slab. Those who write in one turn share it, and it begins anew once
+ * all of them have. It takes eight answers of 16 KiB, or what thirty connections
+ * answer to a read of 4 KiB each. One that is too small is replaced in every
+ * turn, which costs more than all that is copied into it. */
+const SLAB_SIZE = 128 * 1024;
+
+/** The most that small pieces are joined to: what fills a write. */
+const MAX_WRITE = 64 * 1024;
 
 /** Pieces up to this size are joined, so that many leave in one write. */
 const MAX_JOINED = 16 * 1024;
@@ -17,16 +23,32 @@ const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
  * never have one, and nothing is added to this. */
 const NONE: Uint8Array[] = [];
 
-/** Where all buffers of a process take room: an idle one holds nothing, and
- * nobody allocates per frame. The slab is filled from its start again whenever
- * nothing in it is left to be written, so that as a rule one is enough, and
- * stays in the processor's cache; one that cannot be cleared in time, because a
- * peer reads slowly, is left to those who use it. */
-let slab: Uint8Array<ArrayBuffer> = EMPTY;
-/** Buffers that have bytes in the slab. One that is dropped with bytes in it is
- * counted until the slab is full. */
-let slabUsers = 0;
-let slabUsed = 0;
+/**
+ * Where buffers take room: an idle one holds nothing, and nobody allocates per
+ * frame. A slab is filled from its start again whenever nothing in it is left to
+ * be written, so that as a rule one is enough for all, and stays in the
+ * processor's cache; one that cannot be cleared in time, because a peer reads
+ * slowly, is left to those who use it.
+ */
+class Slab {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Its length: asking a typed array costs more than asking a field. */
+  readonly size: number;
+  used = 0;
+  /** Buffers that have bytes in it. One that is dropped with bytes in it is
+   * counted until the slab is full. */
+  users = 0;
+
+  constructor(size: number) {
+    this.bytes = new Uint8Array(size);
+    this.size = size;
+  }
+}
+
+const NO_SLAB = new Slab(0);
+
+/** The slab of all buffers that begin to be filled now. */
+let current = NO_SLAB;
 
 /** Bytes in the order in which they are to be written. */
 export class WriteBuffer {
@@ -39,8 +61,9 @@ export class WriteBuffer {
   #start = 0;
   #end = 0;
   #length = 0;
-  /** The slab that this buffer is counted as a user of. */
-  #share: Uint8Array<ArrayBuffer> = EMPTY;
+  /** The slab that this buffer is counted as a user of; the open piece, if
+   * there is one, stands in it. */
+  #share = NO_SLAB;
   /** Length of the last chunk given out, the most that may be advanced. */
   #offered = 0;
 
@@ -62,22 +85,34 @@ export class WriteBuffer {
   /** Takes `n` bytes of the slab, to be filled by the caller at once; gives
    * where they begin. */
   reserve(n: number): number {
-    if (n > slab.length - slabUsed) {
-      slab = new Uint8Array(Math.max(SLAB_SIZE, n));
-      slabUsed = slabUsers = 0;
+    const share = this.#share;
+    const at = share.used;
+    // The open piece is the last in the slab, as a rule: it grows.
+    if (
+      this.#end !== at || this.#slab !== share.bytes || share !== current ||
+      n > share.size - at
+    ) return this.#reserveElsewhere(n);
+    this.#end = share.used = at + n;
+    this.#length += n;
+    return at;
+  }
+
+  #reserveElsewhere(n: number): number {
+    if (n > current.size - current.used) {
+      current = new Slab(Math.max(SLAB_SIZE, n));
     }
+    const slab = current;
     if (this.#share !== slab) {
       this.#share = slab;
-      slabUsers++;
+      slab.users++;
     }
-    if (this.#slab !== slab || this.#end !== slabUsed) {
+    if (this.#slab !== slab.bytes || this.#end !== slab.used) {
       this.#seal();
-      this.#slab = slab;
-      this.#start = slabUsed;
+      this.#slab = slab.bytes;
+      this.#start = slab.used;
     }
-    const at = slabUsed;
-    slabUsed += n;
-    this.#end = slabUsed;
+    const at = slab.used;
+    this.#end = slab.used = at + n;
     this.#length += n;
     return at;
   }
@@ -122,8 +157,9 @@ export class WriteBuffer {
 
   /** Everything is written; the last to say so clears the slab. */
   #release(): void {
-    if (this.#share === slab && --slabUsers === 0) slabUsed = 0;
-    this.#share = EMPTY;
+    const share = this.#share;
+    if (share !== NO_SLAB && --share.users === 0) share.used = 0;
+    this.#share = NO_SLAB;
   }
 
   /** Closes the open piece. */
@@ -145,7 +181,7 @@ export class WriteBuffer {
     let count = 0;
     let length = 0;
     for (const piece of this.#sealed) {
-      if (piece.length > MAX_JOINED || length + piece.length > SLAB_SIZE) break;
+      if (piece.length > MAX_JOINED || length + piece.length > MAX_WRITE) break;
       length += piece.length;
       count++;
     }

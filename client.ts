@@ -32,11 +32,20 @@
  */
 
 import { callDetached, ignore } from "./_callbacks.ts";
-import { ClientConnection } from "./_client_connection.ts";
-import { PendingRequest } from "./_client_request.ts";
+import {
+  ClientConnection,
+  type ConnectionTerms,
+} from "./_client_connection.ts";
+import { CorrelatedMatching } from "./_client_correlated.ts";
+import { DeadPeers } from "./_client_dead_peers.ts";
+import { OrderedMatching } from "./_client_ordered.ts";
+import { PendingRequest, type RequestKind } from "./_client_request.ts";
 import { SignalGroups } from "./_client_signals.ts";
 import { targetOption } from "./_connect.ts";
-import { Dialler } from "./_dial.ts";
+import { captureContext } from "./_context.ts";
+import { correlationOption } from "./_correlation.ts";
+import { type Dialled, Dialler } from "./_dial.ts";
+import { goawayOption } from "./_goaway.ts";
 import {
   booleanOption,
   checkObject,
@@ -46,8 +55,16 @@ import {
   objectOption,
   signalOption,
 } from "./_options.ts";
-import { Sweeper } from "./_timers.ts";
-import { FrameEncoder, type FrameOptions, type Transport } from "./codec.ts";
+import { holdPlace } from "./_pool_held_places.ts";
+import { MAX_DELAY, Sweeper, type Timer } from "./_timers.ts";
+import {
+  type CorrelationOptions,
+  FrameDecoder,
+  FrameEncoder,
+  type FrameOptions,
+  type HandshakeConnection,
+  type Transport,
+} from "./codec.ts";
 import {
   Pool,
   PoolClosedError,
@@ -66,9 +83,9 @@ const MIN_SWEEP = 25;
  * keeps the process alive while requests are in flight. */
 const MAX_SWEEP = 1000;
 
-/** How long a lack of idle connections, as after a restart of the server, may
- * last before `minIdle` fills it. */
-const MAX_REFILL_DELAY = 1000;
+/** Longest wait before a dial, while servers say goodbye as soon as they are
+ * connected to, in milliseconds. */
+const MAX_DIAL_DELAY = 1000;
 
 /** TLS options of {@linkcode ClientOptions.tls}. */
 export interface ClientTlsOptions {
@@ -112,13 +129,66 @@ export interface ClientOptions extends FrameOptions {
    */
   tls?: boolean | ClientTlsOptions;
   /**
+   * Where the id stands in the frames, if they carry one: then responses may come
+   * in any order. Without it, responses come in the order of requests.
+   */
+  correlation?: CorrelationOptions;
+  /**
+   * A payload that means "nothing you sent behind what I have answered was
+   * handled, and nothing will be", on wires that have agreed on one. What is
+   * unanswered then is sent again on another connection, idempotent or not. With
+   * inserted ids it is built in, and the option is refused.
+   */
+  goaway?: Uint8Array;
+  /**
+   * Speaks on every new connection before its first request, within
+   * `connectTimeout`: authentication, a version, a subscription, a server that
+   * speaks first. What it throws is the `cause` of a {@linkcode ConnectError}.
+   */
+  handshake?: (conn: HandshakeConnection) => unknown;
+  /**
+   * Makes the request that tells whether an idle connection lives: any response
+   * but a goaway says that it does. With `correlation`, a payload whose id is the
+   * protocol's (0, or with the high bit) keeps that id, and the frame with that
+   * id answers it.
+   */
+  ping?: () => Uint8Array;
+  /**
+   * A connection idle for so long is pinged before it is lent, if there is a
+   * `ping`; 0 pings every idle one. Without `ping` it still tells what a request
+   * that timed out in silence says about idle connections.
+   *
+   * @default {15_000}
+   */
+  pingAfterIdle?: number;
+  /**
+   * How long the answer to a ping is awaited; 0 is for ever.
+   *
+   * @default {1_000}
+   */
+  pingTimeout?: number;
+  /**
+   * A connection idle and not pinged for so long is pinged, though nobody asks
+   * for it; 0 is never. Needs `ping`.
+   *
+   * @default {0}
+   */
+  pingInterval?: number;
+  /**
+   * Told of frames that answer nothing, in the order in which they come, also on
+   * idle connections; only with `correlation`. Its promise is not awaited, and
+   * its failure goes to `onError`.
+   */
+  onPush?: (payload: Uint8Array<ArrayBuffer>) => unknown;
+  /**
    * Connections opened at the start; failures go to `onError`.
    *
    * @default {0}
    */
   initialCap?: number;
   /**
-   * Connections kept open and idle, opened within a second of their lack.
+   * Connections kept open and idle: opened at the start, and whenever fewer are
+   * left.
    *
    * @default {0}
    */
@@ -126,7 +196,7 @@ export interface ClientOptions extends FrameOptions {
   /**
    * Most connections open at once.
    *
-   * @default {10}
+   * @default {10, with correlation 1}
    */
   maxCap?: number;
   /**
@@ -163,8 +233,9 @@ export interface ClientOptions extends FrameOptions {
    */
   maxWaiting?: number;
   /**
-   * How long a dial may take: resolving the name, TCP and TLS together; 0 is
-   * for ever.
+   * How long a dial may take: resolving the name, TCP, TLS and `handshake`
+   * together; 0 is for ever. A dial that was given up and cannot be cancelled
+   * keeps its place among `maxCap` until it settles, for as long again at most.
    *
    * @default {3_000}
    */
@@ -178,10 +249,11 @@ export interface ClientOptions extends FrameOptions {
    */
   requestTimeout?: number;
   /**
-   * Most requests in flight on one connection, at least 1. Requests share a
-   * connection only when all `maxCap` are busy.
+   * Most requests in flight on one connection, at least 1, and with `correlation`
+   * at most as many as there are ids. Requests share a connection only when all
+   * `maxCap` are busy.
    *
-   * @default {1}
+   * @default {1, with correlation 128}
    */
   pipelining?: number;
   /**
@@ -260,18 +332,39 @@ export interface SendOptions {
   idempotent?: boolean;
 }
 
-/** A snapshot of a client's figures; totals are since it was made. */
+/** Options of {@linkcode Client.notify}. */
+export interface NotifyOptions {
+  /** Gives the notification up when it aborts. */
+  signal?: AbortSignal;
+  /**
+   * How long it may take, in milliseconds; 0 is for ever.
+   *
+   * @default {requestTimeout}
+   */
+  timeout?: number;
+}
+
+/** A snapshot of a client's figures; totals are since it was made. Every request
+ * is one of `responses`, `notified`, `failures` and `inFlight`. */
 export interface ClientStats {
   /** Figures of the pool of connections. */
   pool: PoolStats;
-  /** Requests accepted. */
+  /** Requests accepted, notifications included. */
   requests: number;
   /** Requests settled with their response. */
   responses: number;
+  /** Notifications that the transport has taken. */
+  notified: number;
   /** Requests settled with an error. */
   failures: number;
-  /** Requests sent a second time. */
+  /** Times a request was sent again. */
   retries: number;
+  /** Goaways that connections have ended with. */
+  goaways: number;
+  /** Frames that answered nothing, and were given to `onPush`. */
+  pushes: number;
+  /** Responses that came after their request was given up. */
+  lateResponses: number;
   /** Requests that have not settled. */
   inFlight: number;
 }
@@ -317,6 +410,16 @@ export class ConnectionLostError extends Error {
   }
 }
 
+/** The server says that its handler for this request has failed. The connection
+ * goes on. */
+export class RequestFailedError extends Error {
+  /** Makes the error; `options` may carry a `cause`. */
+  constructor(options?: ErrorOptions) {
+    super("Server could not handle the request", options);
+    this.name = "RequestFailedError";
+  }
+}
+
 /** The client was closed. */
 export class ClientClosedError extends Error {
   /** Makes the error; `options` may carry a `cause`. */
@@ -359,7 +462,8 @@ export class ClientClosedError extends Error {
 export class Client implements AsyncDisposable {
   readonly #pool: Pool<ClientConnection>;
   readonly #dialler: Dialler;
-  readonly #frame: FrameOptions;
+  /** What all its connections have in common. */
+  readonly #terms: ConnectionTerms;
   /** Judges payloads before anything is done for them. */
   readonly #judge: FrameEncoder;
   readonly #maxCap: number;
@@ -368,8 +472,16 @@ export class Client implements AsyncDisposable {
   readonly #requestTimeout: number;
   readonly #pipelining: number;
   readonly #idempotent: boolean;
+  readonly #ping: (() => PendingRequest) | undefined;
+  readonly #pingTimeout: number;
+  readonly #minIdle: number;
+  readonly #onPush: ((payload: Uint8Array<ArrayBuffer>) => unknown) | undefined;
   readonly #hooks: ClientHooks | undefined;
   readonly #onError: ((error: unknown) => void) | undefined;
+  /** Runs a function in the async context of the constructor's caller. Whatever
+   * may outlive a request is begun there, so that no connection and no timer
+   * keeps the context of a request alive. */
+  readonly #inContext = captureContext();
 
   /** Every connection that stands. */
   readonly #connections = new Set<ClientConnection>();
@@ -380,7 +492,7 @@ export class Client implements AsyncDisposable {
   /** Those of them that are sent again. */
   #resending = 0;
   /** Dials begun, and how many that were when a connection last died with
-   * requests on it. */
+   * requests on it, or said goodbye. */
   #dials = 0;
   #lastLoss = 0;
   /** Requests that have not settled. */
@@ -388,8 +500,19 @@ export class Client implements AsyncDisposable {
   #requests = 0;
   #responses = 0;
   #failures = 0;
+  #notified = 0;
   #retries = 0;
+  #goaways = 0;
+  #pushes = 0;
+  #lateResponses = 0;
+  /** Connections in a row that said goodbye before they gave a response, and
+   * when the next dial may begin: dialling on and on would not help servers to
+   * go. */
+  #goodbyes = 0;
+  #nextDial = 0;
 
+  /** Decides which idle connections are looked at before they are lent. */
+  readonly #deadPeers: DeadPeers;
   /** Times the requests; its timer is referenced while there are any. */
   readonly #sweeper: Sweeper;
   /** Requests on connections that their signals can give up. */
@@ -413,19 +536,50 @@ export class Client implements AsyncDisposable {
    */
   constructor(options: ClientOptions) {
     checkObject("Options", options);
+    const correlation = correlationOption(options);
+    this.#judge = new FrameEncoder(options, correlation?.request);
+    // Connections to come are to agree with it, whatever becomes of the object.
+    const frame = this.#judge.options;
+    new FrameDecoder(frame, correlation?.response);
+    const goaway = goawayOption(options, frame, correlation);
+    const { handshake, ping, onPush, onError, hooks } = options;
     this.#dialler = new Dialler(
       targetOption(options),
       durationOption(options, "connectTimeout", 3_000),
+      frame,
+      functionOption({ handshake }, "handshake"),
     );
-    this.#judge = new FrameEncoder(options);
-    // Connections to come are to agree with it, whatever becomes of the object.
-    this.#frame = this.#judge.options;
-    this.#pipelining = integerOption(options, "pipelining", 1, {
-      min: 1,
-      max: Number.MAX_SAFE_INTEGER,
-    });
+    const pipelining = integerOption(
+      options,
+      "pipelining",
+      correlation === undefined ? 1 : 128,
+      { min: 1, max: Number.MAX_SAFE_INTEGER },
+    );
+    const places = this.#pipelining = Math.min(
+      pipelining,
+      correlation?.capacity ?? Infinity,
+    );
+    this.#onPush = functionOption({ onPush }, "onPush");
+    if (onPush !== undefined && correlation === undefined) {
+      throw new TypeError("Option onPush needs correlation");
+    }
+    this.#terms = {
+      frame,
+      requestId: correlation?.request,
+      responseId: correlation?.response,
+      isGoaway: goaway && ((payload) => goaway.is(payload)),
+      traffic: { received: 0 },
+      matching: correlation === undefined
+        ? () => new OrderedMatching()
+        : () =>
+          new CorrelatedMatching(
+            correlation,
+            (payload) => this.#judge.readId(payload),
+            onPush !== undefined,
+            places,
+          ),
+    };
     this.#idempotent = booleanOption(options, "idempotent", false);
-    const { onError, hooks } = options;
     this.#onError = functionOption({ onError }, "onError");
     this.#hooks = objectOption({ hooks }, "hooks");
     this.#requestTimeout = durationOption(options, "requestTimeout", 30_000);
@@ -434,49 +588,90 @@ export class Client implements AsyncDisposable {
     this.#sweeper = new Sweeper(MAX_SWEEP, (now) => this.#sweep(now));
     // Sweeps retire what is never idle, and so never comes by the pool.
     if (this.#maxLifetime > 0) this.#sweepOften(this.#maxLifetime);
-    this.#signals = new SignalGroups((request, reason) => {
+    this.#signals = new SignalGroups(this.#inContext, (request, reason) => {
       request.connection?.abandon(request);
       this.#reject(request, reason);
     });
+    functionOption({ ping }, "ping");
+    this.#ping = ping && (() => this.#newPing(ping));
+    this.#pingTimeout = durationOption(options, "pingTimeout", 1_000);
+    this.#deadPeers = new DeadPeers(
+      ping !== undefined,
+      durationOption(options, "pingAfterIdle", 15_000),
+    );
+    const pingInterval = durationOption(options, "pingInterval", 0);
     const observer = objectOption<"hooks.pool", PoolHooks<unknown>>(
       { "hooks.pool": hooks?.pool },
       "hooks.pool",
     );
-    const { opened, closed, waited } = observer ?? {};
-    for (const [name, hook] of Object.entries({ opened, closed, waited })) {
-      functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
-    }
-    const maxCap = this.#maxCap = options.maxCap ?? 10;
+    const { opened, closed, waited, acquired, released } = observer ?? {};
+    for (
+      const [name, hook] of Object.entries({
+        opened,
+        closed,
+        waited,
+        acquired,
+        released,
+      })
+    ) functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
+    const maxCap = this.#maxCap = options.maxCap ??
+      (correlation === undefined ? 10 : 1);
     const poolOptions: PoolOptions<ClientConnection> = {
-      factory: (signal) => this.#dial(signal),
+      factory: (signal) => this.#inContext(() => this.#dial(signal)),
       close: (connection) => this.#retire(connection),
       maxCap,
       idleTimeout: durationOption(options, "idleTimeout", 60_000),
       maxLifetime: this.#maxLifetime,
+      // A graceful end waits for what is in flight, and has limits of its own.
+      releaseTimeout: 0,
+      drainTimeout: 0,
       onError: (error) => this.#report(error),
       hooks: {
         // Not before the pool has it: it could not be taken out if it ended.
-        opened: (connection, duration) => {
-          connection.read();
-          return opened?.call(observer, connection, duration);
-        },
+        opened: (connection, duration) =>
+          this.#inContext(() => {
+            connection.start();
+            return opened?.call(observer, connection, duration);
+          }),
         ...(closed && {
           closed: (connection, reason) =>
-            closed.call(observer, connection, this.#closeReason(reason)),
+            this.#inContext(() =>
+              closed.call(observer, connection, this.#closeReason(reason))
+            ),
         }),
-        ...(waited && { waited: waited.bind(observer) }),
+        ...(waited && {
+          waited: (duration) =>
+            this.#inContext(() => waited.call(observer, duration)),
+        }),
+        ...(acquired && {
+          acquired: (connection, waited) =>
+            this.#inContext(() => acquired.call(observer, connection, waited)),
+        }),
+        ...(released && {
+          released: (connection, held) =>
+            this.#inContext(() => released.call(observer, connection, held)),
+        }),
       },
     };
     const { initialCap, minIdle, maxIdle, maxWaiting } = options;
+    this.#minIdle = minIdle ?? 0;
     if (initialCap !== undefined) poolOptions.initialCap = initialCap;
     if (minIdle !== undefined) poolOptions.minIdle = minIdle;
     // As late as any limit here may be: a tenth of it, or 50 ms.
-    const shortest = shorter(poolOptions.idleTimeout!, this.#maxLifetime);
-    const reapInterval = shorter(
-      shortest && Math.max(2 * MIN_SWEEP, shortest / 10),
-      (minIdle ?? 0) > 0 ? MAX_REFILL_DELAY : 0,
-    );
-    if (reapInterval > 0) poolOptions.reapInterval = reapInterval;
+    const shortest = [this.#maxLifetime, pingInterval]
+      .reduce(shorter, poolOptions.idleTimeout!);
+    if (shortest > 0) {
+      poolOptions.reapInterval = Math.max(2 * MIN_SWEEP, shortest / 10);
+    }
+    if (ping !== undefined && pingInterval > 0) {
+      poolOptions.ping = (connection) =>
+        connection.check(this.#ping, this.#pingTimeout);
+      poolOptions.pingInterval = pingInterval;
+      // Those that are lent are looked at by the client, which knows more of them;
+      // and each ping has its own limit.
+      poolOptions.pingAfterIdle = MAX_DELAY;
+      poolOptions.pingTimeout = 0;
+    }
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;
     this.#pool = new Pool(poolOptions);
@@ -504,12 +699,42 @@ export class Client implements AsyncDisposable {
     payload: Uint8Array,
     options?: SendOptions,
   ): Promise<Uint8Array<ArrayBuffer>> {
+    // What a send resolves with is always a response.
+    return this.#submit("send", payload, options) as Promise<
+      Uint8Array<ArrayBuffer>
+    >;
+  }
+
+  /**
+   * Sends a request that gets no response.
+   *
+   * It goes out in order with what else is sent on its connection, and is never
+   * sent again once it was handed over whole. That the transport has taken it
+   * does not say that the server has read it: where that matters, have the server
+   * answer.
+   *
+   * @param payload The request; it must not change before the promise has
+   * settled. With `correlation`, the id that it carries stays as it is.
+   * @param options Limits for this request.
+   * @returns Once the transport has taken the whole frame, so that awaiting it
+   * is back-pressure.
+   * @throws What {@linkcode Client.send} throws.
+   */
+  notify(payload: Uint8Array, options?: NotifyOptions): Promise<void> {
+    return this.#submit("notify", payload, options) as Promise<undefined>;
+  }
+
+  #submit(
+    kind: RequestKind,
+    payload: Uint8Array,
+    options: SendOptions | undefined,
+  ): Promise<Uint8Array<ArrayBuffer> | undefined> {
     let request: PendingRequest;
     try {
       if (this.#closing !== undefined) {
         throw new ClientClosedError({ cause: this.#killed });
       }
-      request = this.#newRequest(payload, options);
+      request = this.#newRequest(kind, payload, options);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -529,7 +754,11 @@ export class Client implements AsyncDisposable {
       requests: this.#requests,
       responses: this.#responses,
       failures: this.#failures,
+      notified: this.#notified,
       retries: this.#retries,
+      goaways: this.#goaways,
+      pushes: this.#pushes,
+      lateResponses: this.#lateResponses,
       inFlight: this.#inFlight,
     };
   }
@@ -537,7 +766,8 @@ export class Client implements AsyncDisposable {
   /**
    * Closes the client: new requests are refused; those in flight, in line or
    * sent, get their responses or meet their timeouts; then every connection is
-   * closed.
+   * closed. One that carried notifications which the server may not have read
+   * yet is half-closed first, and read to the server's end, for 10 s at most.
    *
    * @param options `signal`: when it aborts, what is in flight is rejected
    * with {@linkcode ClientClosedError} and everything is closed at once.
@@ -555,7 +785,7 @@ export class Client implements AsyncDisposable {
       // A hook that is told of what is closed may call this again.
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#closing = promise;
-      resolve(this.#close());
+      resolve(this.#inContext(() => this.#close()));
     }
     if (signal !== undefined) {
       const kill = () => this.#kill(signal.reason);
@@ -582,6 +812,8 @@ export class Client implements AsyncDisposable {
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => this.#onAllSettled = resolve);
     }
+    // What cannot be cancelled may go on: nobody waits for it.
+    this.#dialler.forget();
     await this.#pool.close();
     this.#sweeper.stop();
   }
@@ -596,8 +828,9 @@ export class Client implements AsyncDisposable {
 
   #kill(cause: unknown): void {
     this.#killed = new ClientClosedError({ cause });
+    this.#dialler.forget();
     // Rejects those in line, and cancels dials.
-    this.#pool.close();
+    this.#inContext(() => this.#pool.close());
     for (const connection of this.#connections) {
       connection.destroy(this.#killed);
     }
@@ -605,7 +838,11 @@ export class Client implements AsyncDisposable {
 
   // Choosing a connection. Nothing here awaits between a check and a change.
 
-  #newRequest(payload: Uint8Array, options?: SendOptions): PendingRequest {
+  #newRequest(
+    kind: RequestKind,
+    payload: Uint8Array,
+    options: SendOptions | undefined,
+  ): PendingRequest {
     this.#judge.measure(payload);
     let timeout = this.#requestTimeout;
     let idempotent = this.#idempotent;
@@ -620,28 +857,51 @@ export class Client implements AsyncDisposable {
     if (timeout > 0 && timeout < 20 * this.#sweeper.interval) {
       this.#sweepOften(timeout);
     }
-    return new PendingRequest(payload, timeout, idempotent, signal);
+    return new PendingRequest(kind, payload, timeout, idempotent, signal);
+  }
+
+  #newPing(ping: () => Uint8Array): PendingRequest {
+    try {
+      const payload = ping();
+      this.#judge.measure(payload);
+      return new PendingRequest("ping", payload, 0, false, undefined);
+    } catch (error) {
+      this.#report(error);
+      throw error;
+    }
   }
 
   /** Sends a request on a connection, or puts it in the pool's line. */
   #start(request: PendingRequest): void {
     const { signal } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
-    const connection = this.#take(request);
-    if (connection === undefined) this.#wait(request);
-    else this.#dispatch(request, connection);
+    // Those in line come first.
+    if (this.#waiting === 0) {
+      for (let idle; (idle = this.#takeIdle()) !== undefined;) {
+        const look = request.takes(idle)
+          ? this.#deadPeers.look(idle, request)
+          : "close";
+        if (look === "none") return this.#dispatch(request, idle);
+        if (look !== "close") return this.#lookAt(idle, look, request);
+        this.#discard(idle);
+      }
+      if (this.#places >= this.#maxCap) {
+        const shared = this.#leastLoaded(request.lostAt);
+        if (shared !== undefined) return this.#dispatch(request, shared);
+      }
+    }
+    this.#inContext(() => this.#wait(request));
   }
 
-  #take(request: PendingRequest): ClientConnection | undefined {
-    // Those in line come first.
-    if (this.#waiting > 0) return undefined;
-    for (let idle; (idle = this.#pool.tryGet()) !== undefined;) {
-      if (request.takes(idle)) return idle;
-      this.#pool.discard(idle);
-    }
-    return this.#places < this.#maxCap
-      ? undefined
-      : this.#leastLoaded(request.lostAt);
+  #takeIdle(): ClientConnection | undefined {
+    // Where another one is opened in its place, that is begun here.
+    return this.#minIdle === 0
+      ? this.#pool.tryGet()
+      : this.#inContext(() => this.#pool.tryGet());
+  }
+
+  #discard(connection: ClientConnection): void {
+    this.#inContext(() => this.#pool.discard(connection));
   }
 
   /** @param after Only of the dials after that one. */
@@ -651,9 +911,10 @@ export class Client implements AsyncDisposable {
     let load = this.#pipelining;
     for (const connection of this.#connections) {
       if (connection.dial <= after) continue;
-      // One that is lent with nothing on it has not been written to the end.
-      const { load: its, lent, usable } = connection;
-      if (its > 0 && its < load && lent && usable) {
+      // One that is lent with nothing on it is being looked at, or has not been
+      // written to the end.
+      const { load: its, busy, lent, usable, pinging } = connection;
+      if (its < load && busy && lent && usable && !pinging) {
         least = connection;
         load = its;
       }
@@ -667,6 +928,49 @@ export class Client implements AsyncDisposable {
       this.#signals.add(request, request.signal);
     }
     connection.send(request);
+  }
+
+  /** Has an idle connection looked at before a request goes out on it. */
+  #lookAt(
+    connection: ClientConnection,
+    look: "turn" | "ping",
+    request: PendingRequest,
+  ): void {
+    // So that its end is noticed, whatever it is looked at for.
+    connection.lent = true;
+    if (request.signal !== undefined) {
+      this.#signals.add(request, request.signal);
+    }
+    this.#inContext(async () => {
+      const start = performance.now();
+      let timer: Timer | undefined;
+      const limit = shorter(this.#getTimeout, request.timeout);
+      if (limit > 0) {
+        timer = setTimeout(() => {
+          const error = new PoolTimeoutError(
+            `No connection within ${limit} ms`,
+            this.#pool.stats(),
+          );
+          this.#reject(request, this.#translate(error, request));
+        }, limit);
+      }
+      const alive = await connection.check(
+        look === "ping" ? this.#ping : undefined,
+        this.#pingTimeout,
+      );
+      clearTimeout(timer);
+      this.#signals.remove(request);
+      if (look === "ping") request.awaitedPing = true;
+      const now = performance.now();
+      const inTime = request.remain(now - start);
+      if (request.limit > 0) request.deadline = now + request.timeout;
+      if (!request.settled && inTime && alive && connection.lent) {
+        return this.#dispatch(request, connection);
+      }
+      if (connection.lent) this.#decline(connection, alive);
+      if (inTime && !request.settled) this.#start(request);
+      else this.#reject(request, new RequestTimeoutError(request.limit));
+    });
   }
 
   /** Waits in the pool's line. */
@@ -694,10 +998,13 @@ export class Client implements AsyncDisposable {
       if (taken && inTime && !signal?.aborted) {
         this.#dispatch(request, connection);
       } else {
-        const { stillborn } = connection; // By itself, not by being declined.
+        // By itself, not by being declined.
+        const { stillborn, goneAway } = connection;
         this.#decline(connection, taken);
         if (!inTime) {
           this.#reject(request, new RequestTimeoutError(request.limit));
+        } else if (goneAway) {
+          this.#requestRefused(request);
         } else if (stillborn !== undefined) {
           // A server that closes what it accepts is not to be dialled on and on.
           this.#requestLost(request, stillborn.cause, false);
@@ -733,12 +1040,9 @@ export class Client implements AsyncDisposable {
    * changed hands, or the connection died or is not for this request. The last
    * is closed, to make room for a new one: given back, it would come again. */
   #decline(connection: ClientConnection, good: boolean): void {
-    if (good) {
-      connection.lent = true;
-      this.#release(connection);
-    } else {
-      this.#pool.discard(connection);
-    }
+    connection.lent = good;
+    if (good) this.#release(connection);
+    else this.#pool.discard(connection);
   }
 
   /** Lends shared connections with room to those in line for whom nothing is
@@ -757,8 +1061,10 @@ export class Client implements AsyncDisposable {
 
   /** A connection has room for one more request, or for none ever. */
   #release(connection: ClientConnection): void {
-    if (connection.load === 0 && connection.lent) {
+    if (!connection.busy && connection.lent) {
       connection.lent = false;
+      connection.idleSince = performance.now();
+      connection.idleSinceWall = Date.now();
       this.#pool.put(connection);
     } else {
       this.#pump();
@@ -771,20 +1077,12 @@ export class Client implements AsyncDisposable {
     const hooks = this.#hooks?.dial === undefined ? undefined : this.#hooks;
     const start = hooks === undefined ? 0 : performance.now();
     try {
-      const transport = await this.#connect(signal);
-      const connection = new ClientConnection(transport, this.#frame, number, {
-        exact: !this.#dialler.secure,
-        // Only a busy connection needs to be told its time: an idle one is
-        // the pool's.
-        expiresAt: this.#maxLifetime === 0
-          ? Infinity
-          : performance.now() + this.#maxLifetime,
-        respond: (request, response) => this.#resolve(request, response),
-        requestLost: (request, cause, resend) =>
-          this.#requestLost(request, cause, resend),
-        release: (connection) => this.#release(connection),
-        connectionClosed: (connection) => this.#connectionClosed(connection),
-      });
+      const delay = this.#nextDial === 0
+        ? 0
+        : this.#nextDial - performance.now();
+      if (delay > 0) await pause(delay, signal);
+      const { transport, readBefore } = await this.#connect(signal);
+      const connection = this.#newConnection(transport, readBefore, number);
       this.#connections.add(connection);
       this.#tell(() => hooks?.dial?.({ duration: performance.now() - start }));
       return connection;
@@ -797,12 +1095,51 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  async #connect(signal: AbortSignal): Promise<Transport> {
+  #newConnection(
+    transport: Transport,
+    readBefore: Dialled["readBefore"],
+    number: number,
+  ): ClientConnection {
+    return new ClientConnection(transport, readBefore, this.#terms, number, {
+      exact: this.#dialler.takesAllOrNothing(transport),
+      // Only a busy connection needs to be told its time: an idle one is
+      // the pool's.
+      expiresAt: this.#maxLifetime === 0
+        ? Infinity
+        : performance.now() + this.#maxLifetime,
+      respond: (request, response) => this.#resolve(request, response),
+      taken: (request) => this.#resolve(request, undefined),
+      handlerFailed: (request) =>
+        this.#reject(request, new RequestFailedError()),
+      pushed: (frame) => {
+        this.#pushes++;
+        this.#tell(() => this.#onPush?.(frame));
+      },
+      late: () => this.#lateResponses++,
+      requestLost: (request, cause, resend) =>
+        this.#requestLost(request, cause, resend),
+      requestRefused: (request) => this.#requestRefused(request),
+      fellSilent: (silence) =>
+        this.#deadPeers.castDoubt(
+          silence,
+          this.#terms.traffic.received,
+          this.#connections,
+        ),
+      release: (connection) => this.#release(connection),
+      connectionClosed: (connection) => this.#connectionClosed(connection),
+    });
+  }
+
+  async #connect(signal: AbortSignal): Promise<Dialled> {
+    let settled: Promise<void> | undefined;
     try {
-      return await this.#dialler.dial(signal);
+      return await this.#dialler.dial(signal, (promise) => settled = promise);
     } catch (cause) {
       const { destination } = this.#dialler;
-      throw new ConnectError(`Cannot connect to ${destination}`, { cause });
+      const error = new ConnectError(`Cannot connect to ${destination}`, {
+        cause,
+      });
+      throw settled === undefined ? error : holdPlace(error, settled);
     }
   }
 
@@ -822,7 +1159,10 @@ export class Client implements AsyncDisposable {
 
   #connectionClosed(connection: ClientConnection): void {
     // Before a dial begins for the first of the requests on it.
-    if (connection.load > 0) this.#lastLoss = this.#dials;
+    if (connection.load > 0 || connection.goneAway) {
+      this.#lastLoss = this.#dials;
+    }
+    if (connection.goneAway) this.#noteGoodbye(connection);
     if (connection.lent) {
       connection.lent = false;
       this.#pool.discard(connection);
@@ -841,27 +1181,46 @@ export class Client implements AsyncDisposable {
     if (this.#killed !== undefined) return this.#reject(request, this.#killed);
     const { signal, sent } = request;
     if (signal?.aborted) return this.#reject(request, signal.reason);
-    if (!resend || request.lostAt > 0) {
+    if (!resend || request.resent) {
       return this.#reject(request, new ConnectionLostError(sent, { cause }));
     }
-    request.lostAt = this.#lastLoss;
+    request.resent = true;
+    this.#sendAgain(request);
+  }
+
+  /** The server has said goodbye, and vouches that it has not handled a request
+   * nor will. */
+  #requestRefused(request: PendingRequest): void {
+    if (this.#killed !== undefined) return this.#reject(request, this.#killed);
+    this.#sendAgain(request);
+  }
+
+  #sendAgain(request: PendingRequest): void {
     this.#retries++;
     this.#signals.remove(request);
-    if (request.limit > 0) {
-      const now = performance.now();
-      if (request.deadline === 0) request.deadline = now + request.timeout;
-      else request.timeout = Math.max(1, request.deadline - now);
-    }
+    request.renew(this.#lastLoss);
     this.#start(request);
+  }
+
+  #noteGoodbye({ stillborn }: ClientConnection): void {
+    this.#goaways++;
+    this.#goodbyes = stillborn === undefined ? 0 : this.#goodbyes + 1;
+    if (this.#goodbyes < 2) return;
+    this.#nextDial = performance.now() +
+      Math.min(2 ** this.#goodbyes, MAX_DIAL_DELAY);
   }
 
   // Settling.
 
-  #resolve(request: PendingRequest, response: Uint8Array<ArrayBuffer>): void {
+  #resolve(
+    request: PendingRequest,
+    response: Uint8Array<ArrayBuffer> | undefined,
+  ): void {
     request.settled = true;
-    this.#responses++;
+    if (response === undefined) this.#notified++;
+    else this.#responses++;
     request.resolve(response);
-    request.observer?.(response.length, undefined);
+    request.observer?.(response?.length ?? 0, undefined);
     this.#finish(request);
   }
 
@@ -889,7 +1248,7 @@ export class Client implements AsyncDisposable {
    * alive. */
   #keepAlive(): void {
     if (this.#sweeper.running) this.#sweeper.ref();
-    else this.#sweeper.start();
+    else this.#inContext(() => this.#sweeper.start());
   }
 
   /** Has sweeps come often enough for a timeout to be late by 10 % or 50 ms
@@ -901,7 +1260,8 @@ export class Client implements AsyncDisposable {
     while (interval > Math.max(MIN_SWEEP, timeout / 20)) {
       interval = Math.max(MIN_SWEEP, interval / 2);
     }
-    this.#sweeper.quicken(interval);
+    if (interval === this.#sweeper.interval) return;
+    this.#inContext(() => this.#sweeper.quicken(interval));
   }
 
   #sweep(now: number): void {
@@ -922,10 +1282,11 @@ export class Client implements AsyncDisposable {
     if (hooks.send !== undefined) this.#tell(() => hooks.send?.(requestBytes));
     if (hooks.settle === undefined) return;
     const start = performance.now();
+    const inContext = captureContext();
     request.observer = (responseBytes, failure) => {
       const duration = performance.now() - start;
       const summary = { duration, requestBytes, responseBytes, ...failure };
-      this.#tell(() => hooks.settle?.(summary));
+      this.#tell(() => inContext(() => hooks.settle?.(summary)));
     };
   }
 
@@ -937,6 +1298,21 @@ export class Client implements AsyncDisposable {
     // Nobody is left to be told that the one who is told has failed.
     callDetached(() => this.#onError?.(error), ignore);
   }
+}
+
+/** Lets time pass, unless the signal aborts. */
+function pause(delay: number, signal: AbortSignal): Promise<void> {
+  return new Promise<void>((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", abort);
+      resolve();
+    }, delay);
+    signal.addEventListener("abort", abort, { once: true });
+  });
 }
 
 /** The shorter of two delays of which 0 is for ever. */

@@ -39,8 +39,8 @@
  * @module
  */
 
-import { callDetached, ignore, isThenable } from "./_callbacks.ts";
 import { bug } from "./_bug.ts";
+import { callDetached, ignore, isThenable } from "./_callbacks.ts";
 import {
   checkFunction,
   choiceOption,
@@ -50,12 +50,18 @@ import {
   objectOption,
   signalOption,
 } from "./_options.ts";
-import { Clock, TICK } from "./_pool_clock.ts";
+import { Backoff } from "./_pool_backoff.ts";
+import { PendingCall } from "./_pool_calls.ts";
+import { Clock } from "./_pool_clock.ts";
 import { Entry } from "./_pool_entry.ts";
+import { placeHeldUntil } from "./_pool_held_places.ts";
 import { LeakDetector } from "./_pool_leaks.ts";
 import { BorrowLease, type Ending } from "./_pool_lease.ts";
-import { Line, type SignalGroup, type Waiter } from "./_pool_line.ts";
+import { Line, type Waiter } from "./_pool_line.ts";
 import { List } from "./_pool_list.ts";
+import { type Opening, Openings } from "./_pool_openings.ts";
+import { Patrol } from "./_pool_patrol.ts";
+import { Reaper } from "./_pool_reaper.ts";
 import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
 /** Why a resource was closed, as {@linkcode PoolHooks.closed} is told. */
@@ -65,13 +71,20 @@ export type PoolCloseReason =
   | "maxIdle"
   | "discard"
   | "ping"
+  | "reset"
   | "evict"
   | "resize"
   | "close"
   | "late";
 
 /** What failed, as {@linkcode PoolOptions.onError} is told. */
-export type PoolOperation = "factory" | "close" | "ping" | "leak" | "hook";
+export type PoolOperation =
+  | "factory"
+  | "close"
+  | "ping"
+  | "reset"
+  | "leak"
+  | "hook";
 
 /** Observers of a {@linkcode Pool}; one that is not set costs nothing. */
 export interface PoolHooks<T> {
@@ -84,6 +97,16 @@ export interface PoolHooks<T> {
   closed?: (resource: T, reason: PoolCloseReason) => void;
   /** Called when a caller who counts in `waitCount` has left, served or not. */
   waited?: (duration: number) => void;
+  /**
+   * Called when a resource has been lent; `waited` is how long its borrower waited
+   * in all: in line, for the factory and for the ping.
+   */
+  acquired?: (resource: T, waited: number) => void;
+  /**
+   * Called when a borrow has ended by put or discard, or with the pool, before
+   * anything follows from that; `held` is how long it lasted.
+   */
+  released?: (resource: T, held: number) => void;
 }
 
 /** Options of {@linkcode Pool}. */
@@ -97,12 +120,19 @@ export interface PoolOptions<T> {
   factory: (signal: AbortSignal) => T | PromiseLike<T>;
   /**
    * Disposes of a resource; may be async, may throw. Its place is free when this
-   * has ended, so one that never ends keeps its place and holds up
-   * {@linkcode Pool.close}.
+   * has ended, or when `releaseTimeout` has passed.
    */
   close?: (resource: T) => unknown;
   /** Tells whether an idle resource lives: `false`, a throw or a rejection means dead. */
   ping?: (resource: T) => unknown;
+  /**
+   * Readies a resource for its next borrower: called at its put, before it is
+   * handed on or kept; may be async. `false`, a throw or a rejection means that it
+   * is closed instead. While it runs, the resource counts as in use, and as on its
+   * way to who is first in line. What is closed anyway is not reset: at discard, at
+   * a {@linkcode Pool.use} that throws, when evicted, expired or too many.
+   */
+  reset?: (resource: T) => unknown;
   /**
    * Resources opened at the start; at most `maxCap` and `maxIdle`.
    *
@@ -110,8 +140,10 @@ export interface PoolOptions<T> {
    */
   initialCap?: number;
   /**
-   * Resources the reaper keeps open and idle, as far as `maxCap` allows; at most
-   * `maxCap` and `maxIdle`.
+   * Resources kept open and idle: opened at the start and whenever fewer are left,
+   * as far as `maxCap` allows; at most `maxCap` and `maxIdle`. After a failure of
+   * the factory the next try waits, for 100 ms doubling to 30 s, until one succeeds
+   * or somebody asks.
    *
    * @default {0}
    */
@@ -131,7 +163,8 @@ export interface PoolOptions<T> {
   maxIdle?: number;
   /**
    * Milliseconds since its put after which an idle resource is closed and not
-   * lent again; 0 for never.
+   * lent again; 0 for never. `minIdle` resources are left, however long they have
+   * been idle.
    *
    * @default {0}
    */
@@ -139,7 +172,10 @@ export interface PoolOptions<T> {
   /**
    * Milliseconds since its opening after which a resource is closed at the next
    * put, get or look of the reaper; 0 for never. Each resource's own lifetime is
-   * shorter by up to 10 %, at random, so that not all expire at once.
+   * shorter by up to 10 %, at random, so that not all expire at once. With
+   * `minIdle`, and as far as `maxCap` allows, a replacement is opened at the end of
+   * its own lifetime, and the resource may be lent until that stands or
+   * `maxLifetime` has passed.
    *
    * @default {0}
    */
@@ -163,16 +199,41 @@ export interface PoolOptions<T> {
    * Milliseconds one ping may take before its resource counts as dead; 0 for
    * ever.
    *
-   * @default {0}
+   * @default {5000}
    */
   pingTimeout?: number;
   /**
-   * Milliseconds a resource must have been idle to be pinged when it is lent; 0
-   * pings every idle one.
+   * Milliseconds one `reset` and one `close` may take; 0 for ever. A resource whose
+   * reset takes longer is closed; a close that takes longer is reported to
+   * `onError`, and its place is free.
+   *
+   * @default {5000}
+   */
+  releaseTimeout?: number;
+  /**
+   * Milliseconds that {@linkcode Pool.close} waits for what is borrowed before it
+   * closes that, too; 0 for ever.
+   *
+   * @default {10000}
+   */
+  drainTimeout?: number;
+  /**
+   * Milliseconds a resource must have been idle and unpinged to be pinged when it
+   * is lent; 0 pings every idle one.
    *
    * @default {0}
    */
   pingAfterIdle?: number;
+  /**
+   * Milliseconds after which the reaper pings what has been idle and unpinged, so
+   * that what is dead is found, and replaced up to `minIdle`, before anybody asks;
+   * 0 for never. At most a quarter of what is idle is pinged at a time, or one. A
+   * ping does not make a resource less idle: it counts for `pingAfterIdle`, not for
+   * `idleTimeout`.
+   *
+   * @default {0}
+   */
+  pingInterval?: number;
   /**
    * Most calls of the factory under way at once, at least 1. With a small
    * number, a burst of callers is served by what comes back before a slow
@@ -182,7 +243,7 @@ export interface PoolOptions<T> {
    */
   maxOpening?: number;
   /**
-   * Most callers in line for whom nothing is being opened or pinged; one more is
+   * Most callers in line for whom nothing is being opened, pinged or reset; one more is
    * rejected with {@linkcode PoolExhaustedError} at once.
    *
    * @default {Infinity}
@@ -199,7 +260,7 @@ export interface PoolOptions<T> {
    * Milliseconds between two looks of the reaper, more than 0. It looks only
    * while there is something to look at, and never keeps the process alive.
    *
-   * @default {half of the shortest of idleTimeout, maxLifetime and leakTimeout; 1000 without}
+   * @default {half of the shortest of idleTimeout, maxLifetime, pingInterval and leakTimeout}
    */
   reapInterval?: number;
   /**
@@ -213,8 +274,8 @@ export interface PoolOptions<T> {
   leakTimeout?: number;
   /**
    * Called with failures nobody awaits. `operation` is `"factory"` for a call
-   * that no waiter needed any more, `"close"`, `"ping"`, `"leak"`, or `"hook"`
-   * for a throwing hook. What `onError` itself throws is dropped: there is nobody
+   * that no waiter needed any more, `"close"`, `"ping"`, `"reset"`, `"leak"`, or
+   * `"hook"` for a throwing hook. What `onError` itself throws is dropped: there is nobody
    * left to tell.
    */
   onError?: (error: unknown, operation: PoolOperation) => void;
@@ -225,20 +286,20 @@ export interface PoolOptions<T> {
 /** Options of {@linkcode Pool.get}, {@linkcode Pool.use} and {@linkcode Pool.lease}. */
 export interface PoolGetOptions {
   /** Gives up when aborted: the get rejects with `signal.reason`. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
   /**
    * Milliseconds the get may take in all; 0 for ever. While gets with 16 other
    * timeouts are in line, further ones are rounded up by at most 1/16.
    *
    * @default {getTimeout of the pool}
    */
-  timeout?: number;
+  timeout?: number | undefined;
 }
 
 /** Options of {@linkcode Pool.close}. */
 export interface PoolCloseOptions {
   /** Ends the wait for what is not yet back, not the closing itself. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
 }
 
 /** Limits that {@linkcode Pool.resize} changes; one left out stays. */
@@ -253,7 +314,7 @@ export interface PoolLimits {
 export interface PoolFigures {
   /** Resources open, those being opened and closed included. */
   readonly open: number;
-  /** Resources borrowed or being pinged. */
+  /** Resources borrowed, or being pinged or reset. */
   readonly inUse: number;
   /** Callers in line for whom nothing was on its way. */
   readonly waiting: number;
@@ -265,12 +326,18 @@ export interface PoolStats {
   open: number;
   /** Resources ready to be lent. */
   idle: number;
-  /** Resources borrowed, or being pinged for a borrower. */
+  /** Resources borrowed, or being pinged or reset. */
   inUse: number;
   /** Calls of the factory under way. */
   opening: number;
-  /** Callers in line for whom nothing is being opened or pinged. */
+  /** Callers in line for whom nothing is being opened, pinged or reset. */
   waiting: number;
+  /** Everybody in line. */
+  pending: number;
+  /** Most resources open at once, as it is now. */
+  maxCap: number;
+  /** Whether {@linkcode Pool.close} has been called. */
+  closed: boolean;
   /** Times a resource was lent. */
   getCount: number;
   /** Callers who found nothing idle and nothing they might have opened. */
@@ -287,6 +354,8 @@ export interface PoolStats {
   openFailedCount: number;
   /** Resources found dead. */
   pingFailedCount: number;
+  /** Resources that could not be reset. */
+  resetFailedCount: number;
   /** Resources closed because `maxIdle` were idle. */
   maxIdleClosed: number;
   /** Resources closed because of `idleTimeout`. */
@@ -307,13 +376,13 @@ export class PoolClosedError extends Error {
 }
 
 /**
- * A get, a factory call or a ping took longer than it may. `cause` is the last
+ * A get or the call of a callback took longer than it may. `cause` is the last
  * failure of the factory, if it has not delivered since.
  */
 export class PoolTimeoutError extends Error implements PoolFigures {
   /** Resources open at that moment, those being opened and closed included. */
   readonly open: number;
-  /** Resources borrowed or being pinged at that moment. */
+  /** Resources borrowed, or being pinged or reset at that moment. */
   readonly inUse: number;
   /** Callers in line at that moment for whom nothing was on its way. */
   readonly waiting: number;
@@ -330,7 +399,7 @@ export class PoolTimeoutError extends Error implements PoolFigures {
 export class PoolExhaustedError extends Error implements PoolFigures {
   /** Resources open at that moment, those being opened and closed included. */
   readonly open: number;
-  /** Resources borrowed or being pinged at that moment. */
+  /** Resources borrowed, or being pinged or reset at that moment. */
   readonly inUse: number;
   /** Callers in line at that moment. */
   readonly waiting: number;
@@ -358,22 +427,21 @@ export interface Lease<T> extends Disposable, AsyncDisposable {
   discard(): void;
 }
 
-/** How often the reaper looks where only `minIdle` gives it work. */
-const DEFAULT_REAP_INTERVAL = 1_000;
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
+/** And by no less than this share where a replacement must stand before. */
+const LEAST_LEAD = 0.05;
 /** A count that may be nothing, and may be without limit. */
 const ANY_COUNT = { min: 0, max: Infinity };
 const AT_LEAST_ONE = { min: 1, max: Infinity };
-/** The shortest limit, in ticks, that may be judged by a shared reading. */
-const SHARING_LIMIT = 100;
+const HOOKS = ["opened", "closed", "waited", "acquired", "released"] as const;
 
 /**
  * Lends resources, opens them when they are missing, and closes what is broken,
  * expired or too many.
  *
  * - At most `maxCap` are open at once; a place is free only when the close of its
- *   resource has ended.
+ *   resource has ended, or is overdue.
  * - FIFO order: waiters are served in the order they came, and a newcomer never
  *   passes one.
  * - A waiter owns no call of the factory: whichever resource comes first, by a put
@@ -382,6 +450,8 @@ const SHARING_LIMIT = 100;
  * - A failed factory rejects one waiter and lets the next one try.
  * - Every get settles once its timeout, its signal, the factory's outcome or the
  *   pool's close says so, also when a callback never ends.
+ * - Nobody who uses a pool with `minIdle` below `maxCap` finds it empty because of a
+ *   limit: replacements come first.
  * - A callback may call any method of the pool, and may throw.
  * - Limits are kept to the millisecond. Only a pool in constant use whose process
  *   is suspended may lend a few resources, 16 at most, before it knows the time.
@@ -413,26 +483,33 @@ const SHARING_LIMIT = 100;
 export class Pool<T> implements AsyncDisposable {
   // What a resource goes through; no step awaits between its check and its change.
   //
-  //   state     event                            next
-  //   (none)    factory delivers                 loose
-  //   loose     settled, at once                 borrowed by the next, idle or closing
-  //   borrowed  put, and so settled              borrowed by the next, idle or closing
-  //   borrowed  discard                          closing
-  //   idle      lent, nothing to verify          borrowed
-  //   idle      lent, ping due                   pinging
-  //   idle      expired, evicted, surplus        closing
-  //   pinging   alive                            loose
-  //   pinging   dead, pool closed                closing
-  //   closing   close has ended, however         (none): its place is free
+  //   state      event                            next
+  //   (none)     factory delivers                 loose
+  //   loose      passed on, at once               borrowed by the next, idle or closing
+  //   borrowed   put                              resetting, or loose
+  //   borrowed   discard, drained                 closing
+  //   resetting  ready                            loose
+  //   resetting  failed, evicted, pool closed     closing
+  //   idle       lent, nothing to ask             borrowed
+  //   idle       lent or patrolled, ping due      pinging
+  //   idle       expired, evicted, surplus        closing
+  //   pinging    alive                            loose
+  //   pinging    dead, pool closed                closing
+  //   closing    close has ended or is overdue    (none): its place is free
   //
-  // Always: #open = idle + in use (borrowed, pinging) + opening + closing, and
-  // #open <= #maxCap, but for a surplus that a resize left and nothing adds to.
-  // Whenever no step is running: more callers stand in line than factory calls and
-  // pings are under way only if nothing is idle and nothing more may be opened.
+  // Always: #open = idle + in use (borrowed, resetting, pinging) + opening +
+  // closing, and #open <= #maxCap, but for a surplus that a resize left and nothing
+  // adds to. Whenever no step is running: more callers stand in line than factory
+  // calls, pings and resets are under way only if nothing is idle and nothing more
+  // may be opened.
+  //
+  // A method marked "Calls back" may run callbacks of the user before it returns,
+  // and those may call any public method. Who calls such a method must leave the
+  // state whole before, and look anew after at whatever it knew.
 
-  readonly #factory: (signal: AbortSignal) => T | PromiseLike<T>;
-  readonly #dispose: ((resource: T) => unknown) | undefined;
+  readonly #close: ((resource: T) => unknown) | undefined;
   readonly #ping: ((resource: T) => unknown) | undefined;
+  readonly #reset: ((resource: T) => unknown) | undefined;
   readonly #onError:
     | ((error: unknown, operation: PoolOperation) => void)
     | undefined;
@@ -444,50 +521,64 @@ export class Pool<T> implements AsyncDisposable {
   readonly #factoryTimeout: number;
   readonly #pingTimeout: number;
   readonly #pingAfterIdle: number;
-  readonly #leaks: LeakDetector;
+  readonly #pingInterval: number;
+  readonly #releaseTimeout: number;
+  readonly #drainTimeout: number;
   readonly #maxWaiting: number;
-  readonly #reapInterval: number;
   readonly #lifo: boolean;
   /** Whether any limit needs to know when a resource was lent or put. */
   readonly #timed: boolean;
+  /** Whether a limit or a hook needs to know how long anybody waited or held. */
+  readonly #noting: boolean;
+  /** Whether the reaper ever has work. */
+  readonly #reaping: boolean;
   #maxCap: number;
   /** `undefined` follows `#maxCap`, as does `#maxOpeningGiven`. */
   #maxIdleGiven: number | undefined;
   readonly #maxOpeningGiven: number | undefined;
+  /** `minIdle`, as far as the other limits allow it; 0 in a closed pool. */
+  #leastIdle = 0;
 
   /** Places taken. Counted before anything is awaited, corrected when it fails. */
   #open = 0;
   #closing = 0;
   #pinging = 0;
+  #resetting = 0;
   /** Every resource that has a place, by identity, in any state. */
   readonly #entries = new Map<T, Entry<T>>();
-  /** In the order of their `since`: the longest idle first. */
+  /** In the order of their puts: the longest idle first. */
   readonly #idle = new List<Entry<T>>();
-  /** In the order of arrival. */
-  readonly #line = new Line<T>((waiter, timeout) =>
-    this.#timedOut(waiter, timeout)
-  );
-  /** One listener for all waiters that share a signal. */
-  readonly #groups = new Map<AbortSignal, SignalGroup<T>>();
-  readonly #openings = new Set<Opening>();
-  /** Resources still to be opened for no waiter: for `initialCap` at first, of
-   * which each is tried once; and then for `minIdle`, when the reaper says so. */
-  #wanted = 0;
-  #starting: boolean;
-  /** Grows with every evict and at close: what is older is not kept. */
+  #puts = 0;
+  /** Those idle that are kept only until their replacements stand. */
+  readonly #aged = new Set<Entry<T>>();
+  readonly #openings: Openings<T>;
+  /** Of `initialCap`, those that no call of the factory has been made for. */
+  #initial: number;
+  /** Between tries to open for `minIdle`, after a failure. */
+  readonly #backoff = new Backoff(() => this.#serve());
+  /** Grows with every `evictAll` and at close: what is older is not kept. */
   #generation = 0;
   #serving = false;
   #lastFailure: { error: unknown } | undefined;
   /** Whoever waits for the first resources to stand. */
   #opener: { left: number; done: () => void; failed: Reject } | undefined;
-  #closed: Promise<void> | undefined;
-  #drained: () => void = ignore;
-  #abandon: Reject = ignore;
 
-  #reaper: Timer | undefined;
-  /** Whether the reaper's timer runs; always true where it never has work. */
-  #watching: boolean;
+  #closed: Promise<void> | undefined;
+  #resolveClosed: () => void = ignore;
+  #rejectClosed: Reject = ignore;
+  #drainTimer: Timer | undefined;
+  /** What was closed in its borrower's hands, by its borrow, until it is put. */
+  readonly #drained = new Map<T, number>();
+
   readonly #clock: Clock;
+  /** In the order of arrival. */
+  readonly #line: Line<T>;
+  readonly #leaks: LeakDetector;
+  readonly #reaper: Reaper;
+  /** The reaper's pass over what has been idle and unpinged. */
+  readonly #patrol = new Patrol<Entry<T>>((entry) => this.#visit(entry));
+  /** Pings that do not keep the process alive, since nobody waits. */
+  readonly #unheld = new Set<PendingCall>();
 
   #getCount = 0;
   #waitCount = 0;
@@ -497,28 +588,29 @@ export class Pool<T> implements AsyncDisposable {
   #openedCount = 0;
   #openFailedCount = 0;
   #pingFailedCount = 0;
+  #resetFailedCount = 0;
   #maxIdleClosed = 0;
   #idleTimeoutClosed = 0;
   #maxLifetimeClosed = 0;
   #discardedCount = 0;
 
   /**
-   * Makes a pool and, with `initialCap`, starts to open its first resources in
-   * the background; their failures go to `onError`. {@linkcode Pool.open} waits
-   * for them instead.
+   * Makes a pool and, with `initialCap` or `minIdle`, starts to open its first
+   * resources in the background; their failures go to `onError`.
+   * {@linkcode Pool.open} waits for them instead.
    *
    * @throws {TypeError} If an option has the wrong type.
    * @throws {RangeError} If a number is out of its range.
    */
   constructor(options: PoolOptions<T>) {
-    checkFunction("Option factory", options.factory);
-    this.#factory = options.factory;
-    const { close, ping, onError, hooks } = options;
-    this.#dispose = functionOption({ close }, "close");
+    const { factory, close, ping, reset, onError, hooks } = options;
+    checkFunction("Option factory", factory);
+    this.#close = functionOption({ close }, "close");
     this.#ping = functionOption({ ping }, "ping");
+    this.#reset = functionOption({ reset }, "reset");
     this.#onError = functionOption({ onError }, "onError");
     this.#hooks = objectOption({ hooks }, "hooks") ?? {};
-    for (const name of ["opened", "closed", "waited"] as const) {
+    for (const name of HOOKS) {
       const hook: unknown = this.#hooks[name];
       if (hook !== undefined) checkFunction(`Option hooks.${name}`, hook);
     }
@@ -549,49 +641,73 @@ export class Pool<T> implements AsyncDisposable {
       Number.MAX_SAFE_INTEGER,
     );
     const kept = { min: 0, max: most };
-    const initialCap = integerOption(options, "initialCap", 0, kept);
+    this.#initial = integerOption(options, "initialCap", 0, kept);
     this.#minIdle = integerOption(options, "minIdle", 0, kept);
+    this.#leastIdle = this.#minIdle;
 
-    this.#idleTimeout = limitOption(options, "idleTimeout") || Infinity;
-    this.#maxLifetime = limitOption(options, "maxLifetime") || Infinity;
-    this.#getTimeout = limitOption(options, "getTimeout");
-    this.#factoryTimeout = limitOption(options, "factoryTimeout");
-    this.#pingTimeout = limitOption(options, "pingTimeout");
-    this.#pingAfterIdle = limitOption(options, "pingAfterIdle");
-    const leakTimeout = limitOption(options, "leakTimeout");
-    this.#leaks = new LeakDetector(
+    this.#idleTimeout = limitOption(options, "idleTimeout", 0) || Infinity;
+    this.#maxLifetime = limitOption(options, "maxLifetime", 0) || Infinity;
+    this.#getTimeout = limitOption(options, "getTimeout", 0);
+    this.#factoryTimeout = limitOption(options, "factoryTimeout", 0);
+    this.#pingTimeout = limitOption(options, "pingTimeout", 5_000);
+    this.#releaseTimeout = limitOption(options, "releaseTimeout", 5_000);
+    this.#drainTimeout = limitOption(options, "drainTimeout", 10_000);
+    this.#pingAfterIdle = limitOption(options, "pingAfterIdle", 0);
+    this.#pingInterval = limitOption(options, "pingInterval", 0);
+    if (ping === undefined) this.#pingInterval = 0;
+    const leakTimeout = limitOption(options, "leakTimeout", 0);
+    const reaped = [
+      this.#idleTimeout,
+      this.#maxLifetime,
+      this.#pingInterval,
       leakTimeout,
-      (error) => this.#report(error, "leak"),
-    );
-    const limits = [this.#idleTimeout, this.#maxLifetime, leakTimeout]
-      .filter((limit) => limit > 0 && limit < Infinity);
-    this.#reapInterval = limitOption(
+    ].filter((limit) => limit > 0 && limit < Infinity);
+    this.#reaping = reaped.length > 0;
+    const reapInterval = limitOption(
       options,
       "reapInterval",
-      limits.length > 0 ? Math.min(...limits) / 2 : DEFAULT_REAP_INTERVAL,
+      this.#reaping ? Math.min(...reaped) / 2 : 1_000,
     );
-    if (this.#reapInterval === 0) {
+    if (reapInterval === 0) {
       throw new RangeError(
         "Option reapInterval must be more than 0 ms, received 0",
       );
     }
     const shortest = Math.min(
-      ...limits,
-      this.#ping !== undefined && this.#pingAfterIdle || Infinity,
+      ...reaped,
+      ping !== undefined && this.#pingAfterIdle || Infinity,
     );
     this.#timed = shortest < Infinity;
-    this.#clock = new Clock(this.#timed && shortest >= SHARING_LIMIT * TICK);
-    this.#watching = limits.length === 0 && this.#minIdle === 0;
+    const { acquired, released } = this.#hooks;
+    this.#noting = acquired !== undefined || released !== undefined;
 
-    this.#wanted = initialCap;
-    this.#starting = initialCap > 0;
+    this.#clock = new Clock(
+      shortest,
+      (stamp, now) => this.#line.restamp(stamp, now),
+    );
+    this.#line = new Line<T>(this.#clock, {
+      timedOut: (waiter, timeout) => this.#timedOut(waiter, timeout),
+      aborted: (waiter, reason) => this.#aborted(waiter, reason),
+    });
+    this.#leaks = new LeakDetector(
+      leakTimeout,
+      (error) => this.#report(error, "leak"),
+    );
+    this.#reaper = new Reaper(reapInterval, () => this.#reap());
+    this.#openings = new Openings<T>(factory, this.#factoryTimeout, {
+      delivered: (value, opening) => this.#delivered(value, opening),
+      failed: (error, opening) => this.#openFailed(error, opening),
+      deliveredLate: (value) => this.#deliveredLate(value),
+      overdue: () =>
+        this.#overdue("The factory did not deliver", this.#factoryTimeout),
+    });
     this.#serve();
-    if (!this.#watching) this.#watch();
   }
 
   /**
    * Makes a pool and resolves when its `initialCap` resources stand. If one of
-   * them fails, closes the others and rejects with the error.
+   * them fails, rejects with its error at once; the others are closed in the
+   * background.
    *
    * @example Fail at the start, not at the first get
    * ```ts
@@ -609,7 +725,7 @@ export class Pool<T> implements AsyncDisposable {
    */
   static async open<T>(options: PoolOptions<T>): Promise<Pool<T>> {
     const pool = new Pool<T>(options);
-    const left = pool.#openings.size + pool.#wanted;
+    const left = options.initialCap ?? 0;
     if (left === 0) return pool;
     try {
       await new Promise<void>((done, failed) => {
@@ -617,7 +733,9 @@ export class Pool<T> implements AsyncDisposable {
       });
       return pool;
     } catch (error) {
-      await pool.close();
+      pool.close();
+      // Nobody waits for that.
+      pool.#unholdDrain();
       throw error;
     } finally {
       pool.#opener = undefined;
@@ -630,7 +748,8 @@ export class Pool<T> implements AsyncDisposable {
    * is dead, within the same get.
    *
    * The timeout and the signal bound all of it. A get that gives up takes nothing
-   * with it: what was being opened or pinged goes to the next waiter or is kept.
+   * with it: what was being opened, pinged or reset goes to the next waiter or is
+   * kept.
    *
    * @throws {PoolTimeoutError} If its timeout passes, or `factoryTimeout` does.
    * @throws {PoolExhaustedError} If `maxWaiting` callers are in line already.
@@ -654,7 +773,7 @@ export class Pool<T> implements AsyncDisposable {
   get(options?: PoolGetOptions): Promise<T> {
     let signal: AbortSignal | undefined;
     let timeout = this.#getTimeout;
-    if (options !== undefined) {
+    if (options !== undefined && options !== null) {
       try {
         signal = signalOption(options);
         timeout = limitOption(options, "timeout", timeout);
@@ -672,42 +791,48 @@ export class Pool<T> implements AsyncDisposable {
 
   /**
    * Returns an idle resource, or `undefined` if there is none to be had at once:
-   * it opens nothing, passes no waiter, and leaves what is due for a ping to
+   * it passes no waiter, and leaves what is due for a ping to
    * {@linkcode Pool.get} (with `ping` set and `pingAfterIdle` 0, that is
-   * everything).
+   * everything). It opens nothing but what `minIdle` then asks for.
    */
   tryGet(): T | undefined {
     return this.#take(this.#leaks.capture())?.value;
   }
 
   /**
-   * Gives a borrowed resource back. It goes to the first waiter or becomes idle;
-   * it is closed if it is expired, evicted or too many, or the pool is closed.
+   * Gives a borrowed resource back, at once for the caller. After its `reset`, if
+   * there is one, it goes to the first waiter or becomes idle; it is closed if it
+   * is expired, evicted or too many, or the pool is closed.
    *
-   * @throws {TypeError} If the resource is not borrowed; nothing changes then.
+   * @throws {TypeError} If the resource is not borrowed; nothing changes then. One
+   * that {@linkcode Pool.close} has closed in its borrower's hands may be put once.
    */
   put(resource: T): void {
     const entry = this.#borrowed(resource);
+    if (entry === undefined) return;
     const { trace } = entry;
-    this.#settle(entry, this.#timed ? this.#clock.atLeast() : 0);
-    if (trace?.reported) {
-      this.#leaks.reportReturn(trace, this.#clock.read());
-    }
+    entry.state = "loose";
+    if (this.#noting) this.#tellReleased(entry);
+    if (this.#reset !== undefined) this.#startReset(entry, this.#reset);
+    else this.#passOn(entry, this.#timed ? this.#clock.atLeast() : 0);
+    if (trace?.reported) this.#leaks.reportReturn(trace, this.#clock.read());
   }
 
   /**
    * Closes a borrowed resource instead of giving it back, and frees its place
    * when it is closed.
    *
-   * @throws {TypeError} If the resource is not borrowed; nothing changes then.
+   * @throws {TypeError} If the resource is not borrowed, as with
+   * {@linkcode Pool.put}; nothing changes then.
    */
   discard(resource: T): void {
     const entry = this.#borrowed(resource);
+    if (entry === undefined) return;
     const { trace } = entry;
+    entry.state = "loose";
+    if (this.#noting) this.#tellReleased(entry);
     this.#retire(entry, "discard");
-    if (trace?.reported) {
-      this.#leaks.reportReturn(trace, this.#clock.read());
-    }
+    if (trace?.reported) this.#leaks.reportReturn(trace, this.#clock.read());
   }
 
   /**
@@ -734,8 +859,8 @@ export class Pool<T> implements AsyncDisposable {
   ): Promise<R> {
     checkFunction("fn", fn);
     const resource = await this.get(options);
-    const entry = this.#borrowed(resource);
-    const { serial } = entry;
+    const entry = this.#entries.get(resource);
+    const serial = entry?.serial ?? 0;
     let result: R;
     try {
       result = await fn(resource);
@@ -766,8 +891,8 @@ export class Pool<T> implements AsyncDisposable {
    */
   async lease(options?: PoolGetOptions): Promise<Lease<T>> {
     const resource = await this.get(options);
-    const entry = this.#borrowed(resource);
-    const { serial } = entry;
+    const entry = this.#entries.get(resource);
+    const serial = entry?.serial ?? 0;
     return new BorrowLease(
       resource,
       (how) => this.#release(entry, serial, how),
@@ -792,7 +917,10 @@ export class Pool<T> implements AsyncDisposable {
     );
     this.#maxCap = maxCap;
     if (limits.maxIdle !== undefined) this.#maxIdleGiven = maxIdle;
-    // Both loops look anew each time: closing may call back into the pool.
+    if (this.#closed === undefined) {
+      this.#leastIdle = Math.min(this.#minIdle, this.#maxIdle(), maxCap);
+    }
+    // Looks anew each time: closing may call back into the pool.
     for (let entry; (entry = this.#idle.first()) !== undefined;) {
       if (this.#surplus()) this.#retire(entry, "resize");
       else if (this.#idle.size > this.#maxIdle()) {
@@ -800,29 +928,43 @@ export class Pool<T> implements AsyncDisposable {
       } else break;
     }
     this.#serve();
-    if (!this.#watching) this.#watch();
   }
 
   /**
-   * Closes everything that is open now: what is idle at once, and what is
-   * borrowed, being opened or pinged as soon as it comes back. For use after the
-   * far side has moved or changed its credentials.
+   * Closes one resource: at once if it is idle or being reset, and else as soon as
+   * it comes back. For one that says by itself that it has died. It need not be in
+   * the pool any more.
    *
-   * Given a resource, closes that one alone: for one that says by itself that it
-   * has died, idle or not. It need not be in the pool any more.
+   * @throws {TypeError} If it is `undefined`, which is no resource:
+   * {@linkcode Pool.evictAll} closes all.
    */
-  evict(resource?: T): void {
-    if (resource !== undefined) {
-      const entry = this.#entries.get(resource);
-      if (entry?.state === "idle") this.#retire(entry, "evict");
-      else if (entry !== undefined) entry.generation = -1;
-      return;
+  evict(resource: T): void {
+    if (resource === undefined) {
+      throw new TypeError(
+        "The resource to evict must not be undefined: evictAll() closes all",
+      );
     }
-    const generation = ++this.#generation;
-    for (let entry; (entry = this.#idle.first()) !== undefined;) {
-      // What is idle and newer came in through a callback, behind what is older.
-      if (entry.generation >= generation) break;
+    const entry = this.#entries.get(resource);
+    if (entry === undefined) return;
+    if (entry.state === "idle" || entry.state === "resetting") {
       this.#retire(entry, "evict");
+    } else {
+      entry.generation = -1;
+    }
+  }
+
+  /**
+   * Closes everything that is open now: what is idle or being reset at once, and
+   * what is borrowed, being opened or pinged as soon as it comes back. For use
+   * after the far side has moved or changed its credentials.
+   */
+  evictAll(): void {
+    const generation = ++this.#generation;
+    for (const entry of [...this.#entries.values()]) {
+      if (entry.generation === generation) continue;
+      if (entry.state === "idle" || entry.state === "resetting") {
+        this.#retire(entry, "evict");
+      }
     }
   }
 
@@ -833,7 +975,10 @@ export class Pool<T> implements AsyncDisposable {
       idle: this.#idle.size,
       inUse: this.#inUse(),
       opening: this.#openings.size,
-      waiting: this.#waiting(),
+      waiting: this.#unsupplied(),
+      pending: this.#line.size,
+      maxCap: this.#maxCap,
+      closed: this.#closed !== undefined,
       getCount: this.#getCount,
       waitCount: this.#waitCount,
       waitDuration: this.#waitDuration,
@@ -842,6 +987,7 @@ export class Pool<T> implements AsyncDisposable {
       openedCount: this.#openedCount,
       openFailedCount: this.#openFailedCount,
       pingFailedCount: this.#pingFailedCount,
+      resetFailedCount: this.#resetFailedCount,
       maxIdleClosed: this.#maxIdleClosed,
       idleTimeoutClosed: this.#idleTimeoutClosed,
       maxLifetimeClosed: this.#maxLifetimeClosed,
@@ -855,11 +1001,15 @@ export class Pool<T> implements AsyncDisposable {
    * is idle, and the rest as it comes back or is delivered. Resolves when nothing
    * is open any more. Every call returns the same promise.
    *
-   * A borrower that never puts, a factory that ignores its signal (unless
-   * `factoryTimeout` cuts it) or a close that never ends would hold it up for
-   * ever. A `signal`, of any of the calls, ends the wait: the promise then rejects
+   * What is not back after `drainTimeout` is closed in its borrower's hands, so
+   * that a forgotten put cannot hold this up for ever; putting it later does
+   * nothing. A factory that still ignores its signal then is waited for no longer.
+   * A `signal`, of any of the calls, ends the wait before: the promise then rejects
    * with `signal.reason`, and what comes back later is closed all the same. A
    * rejection nobody handles is not reported.
+   *
+   * @throws {TypeError} If the signal is none, in a promise of its own; the pool is
+   * not closed then.
    *
    * @example Wait for borrowers, but not for ever
    * ```ts
@@ -876,11 +1026,19 @@ export class Pool<T> implements AsyncDisposable {
    * await assertRejects(() => closing, Error, "waited long enough");
    * ```
    */
-  close(options: PoolCloseOptions = {}): Promise<void> {
-    const signal = options.signal;
+  close(options?: PoolCloseOptions): Promise<void> {
+    let signal: AbortSignal | undefined;
+    try {
+      signal = signalOption(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     const closed = this.#closed ?? this.#shut();
     if (signal !== undefined && this.#open > 0) {
-      const stop = () => this.#abandon(signal.reason);
+      const stop = () => {
+        this.#rejectClosed(signal.reason);
+        this.#unholdDrain();
+      };
       const forget = () => signal.removeEventListener("abort", stop);
       signal.addEventListener("abort", stop);
       // Also handles the rejection, for who does not await the close.
@@ -890,35 +1048,38 @@ export class Pool<T> implements AsyncDisposable {
     return closed;
   }
 
-  /** The same as {@linkcode Pool.close} without a signal. */
+  /** The same as {@linkcode Pool.close} without a signal: at the end of an
+   * `await using` block, it takes `drainTimeout` at most, and then lets the error
+   * through that may have ended the block. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
   // ---- Lending -------------------------------------------------------------
 
-  /** Lends an idle resource, if there is one that may be lent as it is. */
+  /** Lends an idle resource, if there is one that may be lent as it is. Calls
+   * back. */
   #take(origin: Error | undefined): Entry<T> | undefined {
-    if (this.#idle.size === 0) return undefined;
+    if (this.#idle.size === 0 || this.#line.size > 0) return undefined;
     const now = this.#timed ? this.#clock.atMost() : 0;
-    // Looks anew each time: closing an expired one may call back into the pool.
-    while (this.#line.size === 0) {
-      const entry = this.#next();
-      if (entry === undefined) return undefined;
-      const reason = this.#expiry(entry, now);
-      if (reason === undefined) {
-        if (this.#pingDue(entry, now)) return undefined;
-        this.#idle.remove(entry);
-        this.#lend(entry, now, origin);
-        if (!this.#watching) this.#watch();
-        return entry;
-      }
-      this.#retire(entry, reason);
+    while (this.#closeUnfitIdle(now)) {
+      // That may have called back.
+      if (this.#line.size > 0) return undefined;
     }
-    return undefined;
+    const entry = this.#nextIdle();
+    if (entry === undefined || this.#pingDue(entry, now)) return undefined;
+    this.#removeIdle(entry);
+    this.#lend(entry, now, origin);
+    if (this.#idle.size - this.#aged.size < this.#leastIdle) {
+      // Somebody has asked: there is no reason to wait any longer.
+      this.#backoff.reset();
+      this.#serve();
+    }
+    if (this.#noting) this.#tellAcquired(entry, 0);
+    return entry;
   }
 
-  /** Stands in line. */
+  /** Stands in line. Calls back. */
   #wait(
     signal: AbortSignal | undefined,
     timeout: number,
@@ -929,82 +1090,76 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#closed !== undefined) {
       return Promise.reject(new PoolClosedError());
     }
-    return new Promise<T>((resolve, reject) => {
-      const now = timeout > 0 ? this.#clock.read() : 0;
-      const waiter = this.#line.push(resolve, reject, origin, timeout, now);
-      const { ticket } = waiter;
-      if (signal !== undefined) this.#follow(signal, waiter);
-      // A ping that others have left behind may hang: nobody who comes later is
-      // to wait for it while something else is idle.
-      const pinging = this.#pinging;
-      while (
-        pinging > 0 && pinging === this.#pinging && waiter.ticket === ticket &&
-        this.#offer()
-      );
-      this.#serve();
-      const waiting = this.#waiting();
-      // Has it left already, served or turned away by a callback?
-      if (waiter.ticket !== ticket || waiting === 0) return;
-      if (waiting > this.#maxWaiting) {
-        const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
-        const figures = { ...this.#figures(), waiting: waiting - 1 };
-        this.#leave(waiter, new PoolExhaustedError(message, figures));
-        return;
-      }
-      this.#waitCount++;
-      waiter.counts = true;
-      if (timeout === 0) waiter.since = this.#clock.atLeast();
-    });
-  }
-
-  /** Has the waiter leave when the signal aborts. */
-  #follow(signal: AbortSignal, waiter: Waiter<T>): void {
-    let group = this.#groups.get(signal);
-    if (group === undefined) {
-      const waiters = new Set<Waiter<T>>();
-      const abort = () => {
-        for (const waiter of waiters) {
-          this.#cancelCount++;
-          this.#leave(waiter, signal.reason);
-        }
-      };
-      group = { signal, waiters, abort };
-      this.#groups.set(signal, group);
-      signal.addEventListener("abort", abort);
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const stamped = timeout > 0 || this.#noting;
+    const now = stamped ? this.#clock.atMost() : 0;
+    const waiter = this.#line.push(resolve, reject, origin, timeout, now);
+    const { ticket } = waiter;
+    if (signal !== undefined) this.#line.follow(waiter, signal);
+    this.#backoff.ask();
+    if (this.#unheld.size > 0) this.#holdPings();
+    // A ping or a reset that others have left behind may hang: nobody who comes
+    // later is to wait for it while something else is idle.
+    const checks = this.#pinging + this.#resetting;
+    while (
+      checks > 0 && checks === this.#pinging + this.#resetting &&
+      waiter.ticket === ticket && this.#offerIdle()
+    );
+    this.#serve();
+    const waiting = this.#unsupplied();
+    // Has it left already, served or turned away by a callback?
+    if (waiter.ticket !== ticket || waiting === 0) return promise;
+    if (waiting > this.#maxWaiting) {
+      const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
+      const figures = { ...this.#figures(), waiting: waiting - 1 };
+      this.#turnAway(waiter, new PoolExhaustedError(message, figures));
+      return promise;
     }
-    group.waiters.add(waiter);
-    waiter.group = group;
+    this.#waitCount++;
+    waiter.counts = true;
+    if (!stamped) waiter.since = this.#clock.atMost();
+    return promise;
   }
 
-  /** The one way out of the line: with a resource, or else with an error. */
-  #leave(waiter: Waiter<T>, error: unknown, entry?: Entry<T>): void {
-    const { resolve, reject, group, counts, since } = waiter;
+  /** The way out of the line with a resource. Calls back. */
+  #handOver(entry: Entry<T>, waiter: Waiter<T>, now: number): void {
+    const { resolve, counts, since } = waiter;
+    this.#lend(entry, now, waiter.origin);
     this.#line.remove(waiter);
-    if (group !== undefined) {
-      group.waiters.delete(waiter);
-      if (group.waiters.size === 0) {
-        this.#groups.delete(group.signal);
-        group.signal.removeEventListener("abort", group.abort);
-      }
-    }
-    if (entry !== undefined) resolve(entry.value);
-    else reject(error);
-    if (!counts) return;
-    const duration = Math.max(0, this.#clock.atLeast() - since);
+    resolve(entry.value);
+    if (!counts && !this.#noting) return;
+    const end = this.#timed ? now : this.#clock.atLeast();
+    const duration = end > since ? end - since : 0;
+    if (counts) this.#countWait(duration);
+    if (this.#noting) this.#tellAcquired(entry, duration);
+  }
+
+  /** The way out of the line with an error. Calls back. */
+  #turnAway(waiter: Waiter<T>, error: unknown): void {
+    const { reject, counts, since } = waiter;
+    this.#line.remove(waiter);
+    reject(error);
+    if (counts) this.#countWait(Math.max(0, this.#clock.atLeast() - since));
+  }
+
+  /** Calls back. */
+  #countWait(duration: number): void {
     this.#waitDuration += duration;
     if (this.#hooks.waited !== undefined) {
       this.#callHook(() => this.#hooks.waited?.(duration));
     }
   }
 
+  /** Calls back. */
   #timedOut(waiter: Waiter<T>, timeout: number): void {
     this.#timeoutCount++;
-    const error = new PoolTimeoutError(
-      `No resource within ${timeout} ms`,
-      this.#figures(),
-      this.#lastFailure && { cause: this.#lastFailure.error },
-    );
-    this.#leave(waiter, error);
+    this.#turnAway(waiter, this.#overdue("No resource", timeout));
+  }
+
+  /** Calls back. */
+  #aborted(waiter: Waiter<T>, reason: unknown): void {
+    this.#cancelCount++;
+    this.#turnAway(waiter, reason);
   }
 
   #canceled(signal: AbortSignal): Promise<never> {
@@ -1012,18 +1167,29 @@ export class Pool<T> implements AsyncDisposable {
     return Promise.reject(signal.reason);
   }
 
+  /** Notes a borrow. */
   #lend(entry: Entry<T>, now: number, origin: Error | undefined): void {
     entry.state = "borrowed";
     // Tells this borrow from every other of the same resource.
     entry.serial = ++this.#getCount;
-    entry.trace = origin && { origin, since: now, reported: false };
+    if (origin !== undefined) {
+      entry.trace = { origin, since: now, reported: false };
+      if (!this.#reaper.running) this.#startReaper(now);
+    } else {
+      entry.trace = undefined;
+    }
+    if (this.#noting) entry.lentAt = this.#clock.atLeast();
   }
 
   /**
-   * Finds its next place for a resource in nobody's hands: put, delivered or found
-   * alive. It goes through the same checks whether it is handed over or kept.
+   * Finds its next place for a resource in nobody's hands: put and reset,
+   * delivered or found alive. It goes through the same checks whether it is handed
+   * over or kept. Calls back.
+   *
+   * @param now The time, if there are limits.
+   * @param order Its place among the idle, unless it is the newest.
    */
-  #settle(entry: Entry<T>, now: number): void {
+  #passOn(entry: Entry<T>, now: number, order?: number): void {
     const reason = this.#unfit(entry, now) ??
       (this.#surplus() ? "resize" : undefined);
     if (reason !== undefined) {
@@ -1031,82 +1197,201 @@ export class Pool<T> implements AsyncDisposable {
       return;
     }
     const waiter = this.#line.first();
-    if (waiter !== undefined) {
-      this.#give(entry, waiter, now);
-    } else if (this.#idle.size >= this.#maxIdle()) {
+    if (waiter !== undefined) this.#handOver(entry, waiter, now);
+    else this.#keep(entry, now, order);
+  }
+
+  /** Calls back. */
+  #keep(entry: Entry<T>, now: number, order: number | undefined): void {
+    const full = this.#idle.size >= this.#maxIdle();
+    if (full && (this.#aged.size === 0 || entry.aged)) {
       this.#retire(entry, "maxIdle");
-    } else {
-      entry.state = "idle";
-      entry.since = now;
-      this.#idle.push(entry);
-      if (!this.#watching) this.#watch();
+      return;
     }
+    entry.state = "idle";
+    entry.checkedAt = now;
+    if (order === undefined) {
+      entry.since = now;
+      entry.order = ++this.#puts;
+      this.#idle.push(entry);
+    } else {
+      this.#insertIdle(entry, order);
+    }
+    if (entry.aged) this.#aged.add(entry);
+    if (this.#reaping && this.#idle.size > 0) {
+      const due = this.#leastIdle > 0 ? entry.agesAt : Infinity;
+      if (!this.#reaper.running || due < this.#reaper.next) {
+        this.#startReaper(now, due);
+      }
+    }
+    if (this.#aged.size > 0) this.#closeReplaced(full);
+    if (this.#idle.size - this.#aged.size < this.#leastIdle) this.#serve();
   }
 
-  #give(entry: Entry<T>, waiter: Waiter<T>, now: number): void {
-    this.#lend(entry, now, waiter.origin);
-    if (!this.#watching) this.#watch();
-    this.#leave(waiter, undefined, entry);
-  }
-
-  /** Ends one borrow, unless it is over. */
-  #release(entry: Entry<T>, serial: number, how: Ending): boolean {
-    if (entry.state !== "borrowed" || entry.serial !== serial) return false;
-    this[how](entry.value);
+  /** Ends one borrow, unless it is over. Calls back. */
+  #release(entry: Entry<T> | undefined, serial: number, how: Ending): boolean {
+    if (entry?.serial !== serial) return false;
+    const { state, value } = entry;
+    if (state !== "borrowed" && this.#drained.get(value) !== serial) {
+      return false;
+    }
+    this[how](value);
     return true;
   }
 
-  #borrowed(resource: T): Entry<T> {
+  /** What is borrowed; `undefined` for what was closed in its borrower's hands. */
+  #borrowed(resource: T): Entry<T> | undefined {
     const entry = this.#entries.get(resource);
-    if (entry === undefined || entry.state !== "borrowed") {
-      const state = entry === undefined ? "not of this pool" : entry.state;
-      throw new TypeError(`The resource is not borrowed, it is ${state}`);
+    if (entry !== undefined && entry.state === "borrowed") return entry;
+    if (this.#drained.delete(resource)) return undefined;
+    const state = entry === undefined ? "not of this pool" : entry.state;
+    throw new TypeError(`The resource is not borrowed, it is ${state}`);
+  }
+
+  // ---- Idle resources --------------------------------------------------------
+
+  #nextIdle(): Entry<T> | undefined {
+    return this.#lifo ? this.#idle.last() : this.#idle.first();
+  }
+
+  #removeIdle(entry: Entry<T>): void {
+    this.#idle.remove(entry);
+    if (entry.aged) this.#aged.delete(entry);
+  }
+
+  /** Puts a resource back to where it was among the idle. */
+  #insertIdle(entry: Entry<T>, order: number): void {
+    // From both ends: most come back to where one of them is near.
+    let low = this.#idle.first();
+    let high = this.#idle.last();
+    while (low !== undefined && high !== undefined) {
+      if (high.order < order) {
+        low = this.#idle.after(high);
+        break;
+      }
+      if (low.order > order) break;
+      low = this.#idle.after(low);
+      high = this.#idle.before(high);
     }
-    return entry;
+    if (low === undefined) this.#idle.push(entry);
+    else this.#idle.insertBefore(entry, low);
+  }
+
+  /** Closes one that is idle and may not be lent, before one that may; false if
+   * there is none. Calls back. */
+  #closeUnfitIdle(now: number): boolean {
+    const coldest = this.#idle.first();
+    if (coldest === undefined) return false;
+    if (
+      now - coldest.since >= this.#idleTimeout &&
+      this.#idle.size > this.#leastIdle
+    ) {
+      this.#retire(coldest, "idleTimeout");
+      return true;
+    }
+    const entry = this.#nextIdle()!;
+    const reason = this.#unfit(entry, now);
+    if (reason === undefined) return false;
+    this.#retire(entry, reason);
+    return true;
+  }
+
+  /** Why a resource may not be kept or lent, whatever state it is in. */
+  #unfit(entry: Entry<T>, now: number): PoolCloseReason | undefined {
+    if (entry.generation !== this.#generation) {
+      return this.#closed === undefined ? "evict" : "close";
+    }
+    if (now < entry.agesAt) return undefined;
+    return this.#outlived(entry, now) ? "maxLifetime" : undefined;
+  }
+
+  /**
+   * Whether a resource is to go that has come to the end of its own lifetime.
+   * Where `minIdle` would miss it, it stays until its replacement stands, or until
+   * `maxLifetime`.
+   */
+  #outlived(entry: Entry<T>, now: number): boolean {
+    if (now >= entry.expiresAt || this.#leastIdle === 0) return true;
+    const idle = entry.state === "idle";
+    const others = this.#idle.size - (idle ? 1 : 0);
+    const agedOthers = this.#aged.size - (idle && entry.aged ? 1 : 0);
+    if (others - agedOthers >= this.#leastIdle) return true;
+    if (!entry.aged) {
+      entry.aged = true;
+      if (idle) this.#aged.add(entry);
+    }
+    // There is room for its replacement, or will be.
+    if (
+      this.#open < this.#maxCap || this.#openings.size > 0 || this.#closing > 0
+    ) return false;
+    // It makes room itself, unless nobody would find anything then.
+    return others > 0 || this.#line.size > 0;
+  }
+
+  /** Closes those whose replacements stand; one at least if it is in the way of
+   * its replacement. Calls back. */
+  #closeReplaced(inTheWay: boolean): void {
+    while (
+      inTheWay || this.#idle.size - this.#aged.size >= this.#leastIdle
+    ) {
+      const [aged] = this.#aged;
+      if (aged === undefined) return;
+      this.#retire(aged, "maxLifetime");
+      inTheWay = false;
+    }
   }
 
   // ---- Supply --------------------------------------------------------------
 
-  /** Sees to it that something is on its way for everyone in line, as far as may be. */
+  /** Sees to it that something is on its way for everyone in line, and for
+   * `minIdle`, as far as may be. Calls back. */
   #serve(): void {
     // A callback may lead back here; the outer loop then looks again.
     if (this.#serving) return;
     this.#serving = true;
     try {
-      while (this.#supply());
+      while (this.#serveStep());
     } finally {
       this.#serving = false;
     }
   }
 
-  /** Takes one step for the line or for `minIdle`; false if there is none to take. */
-  #supply(): boolean {
-    if (this.#line.size <= this.#openings.size + this.#pinging) {
-      if (this.#wanted === 0 || !this.#mayOpen()) return false;
-      this.#launch();
-      return true;
+  /** Takes one step; false if there is none to take. Calls back. */
+  #serveStep(): boolean {
+    const spare = this.#onItsWay() - this.#line.size;
+    if (spare >= 0) {
+      if (!this.#idleMissing(spare) || !this.#mayOpen()) return false;
+    } else {
+      if (this.#offerIdle()) return true;
+      if (!this.#mayOpen()) return false;
     }
-    if (this.#offer()) return true;
-    if (!this.#mayOpen()) return false;
-    this.#launch();
+    this.#startOpening();
     return true;
   }
 
-  /** Takes one step with the next idle resource; false if there is none. */
-  #offer(): boolean {
-    const entry = this.#next();
-    if (entry === undefined) return false;
+  /** Takes one step with the next idle resource, for who is first in line; false
+   * if there is none. Calls back. */
+  #offerIdle(): boolean {
     const now = this.#timed ? this.#clock.atMost() : 0;
-    const reason = this.#expiry(entry, now);
-    if (reason !== undefined) {
-      this.#retire(entry, reason);
-    } else if (this.#pingDue(entry, now)) {
-      this.#verify(entry);
+    if (this.#closeUnfitIdle(now)) return true;
+    const entry = this.#nextIdle();
+    const waiter = this.#line.first();
+    if (entry === undefined || waiter === undefined) return false;
+    if (this.#pingDue(entry, now)) {
+      this.#startPing(entry, false);
     } else {
-      this.#idle.remove(entry);
-      this.#give(entry, this.#line.first()!, now);
+      this.#removeIdle(entry);
+      this.#handOver(entry, waiter, now);
     }
     return true;
+  }
+
+  /** Whether one more is to be opened for nobody; `spare` of those that are on
+   * their way are for nobody already. */
+  #idleMissing(spare: number): boolean {
+    if (this.#initial > 0) return true;
+    const idle = this.#idle.size - this.#aged.size + spare;
+    return idle < this.#leastIdle && !this.#backoff.pausing;
   }
 
   #mayOpen(): boolean {
@@ -1114,141 +1399,245 @@ export class Pool<T> implements AsyncDisposable {
       this.#openings.size < (this.#maxOpeningGiven ?? this.#maxCap);
   }
 
-  /** Calls the factory; its outcome arrives in a later turn, also of a synchronous one. */
-  #launch(): void {
+  /** Calls the factory, and so calls back. */
+  #startOpening(): void {
     this.#open++;
     if (this.#open > this.#maxCap) bug("more open than maxCap");
-    // For whomever it is, one less is still to be opened.
-    if (this.#wanted > 0) this.#wanted--;
-    if (this.#wanted === 0) this.#starting = false;
-    const call = new Opening(this.#generation);
-    this.#openings.add(call);
-    if (isBounded(this.#factoryTimeout)) {
-      call.timer = startTimer(() => this.#overdue(call), this.#factoryTimeout);
-    }
-    if (this.#hooks.opened !== undefined) call.since = this.#clock.read();
-    attempt(
-      () => this.#factory(call.controller.signal),
-      (value) => this.#delivered(call, value),
-      (error) => this.#failed(call, error),
-    );
+    // For whomever it is, one less is still to be opened at the start.
+    const initial = this.#initial > 0;
+    if (initial) this.#initial--;
+    const since = this.#hooks.opened === undefined ? 0 : this.#clock.read();
+    this.#openings.start(since, this.#generation, initial);
   }
 
-  #delivered(call: Opening, value: T): void {
-    const known = value === undefined || this.#entries.has(value);
-    if (known) {
+  /** Calls back. */
+  #delivered(value: T, opening: Opening): void {
+    const { since, generation, initial } = opening;
+    if (value === undefined || this.#entries.has(value)) {
       // Not to be closed: it is somebody's.
       const what = value === undefined
         ? "undefined"
         : "a resource that is in the pool already";
-      this.#failed(call, new TypeError(`The factory delivered ${what}`));
+      const error = new TypeError(`The factory delivered ${what}`);
+      this.#openFailed(error, opening);
       return;
     }
-    if (!this.#openings.delete(call)) {
-      // Cut by its timeout, and its place given away.
-      this.#end(value, () => this.#tellClosed(value, "late"));
-      return;
-    }
-    clearTimeout(call.timer);
-    const now = this.#timed || call.since >= 0 ? this.#clock.read() : 0;
-    const lifetime = this.#maxLifetime *
-      (1 - LIFETIME_SPREAD * Math.random());
-    const entry = new Entry(value, now + lifetime, call.generation);
+    const { opened } = this.#hooks;
+    const now = this.#timed || opened !== undefined ? this.#clock.read() : 0;
+    const spared = this.#minIdle > 0 ? LEAST_LEAD : 0;
+    const spread = spared + (LIFETIME_SPREAD - spared) * Math.random();
+    const entry = new Entry(
+      value,
+      now + this.#maxLifetime * (1 - spread),
+      now + this.#maxLifetime,
+      generation,
+    );
     this.#entries.set(value, entry);
     this.#openedCount++;
     this.#lastFailure = undefined;
-    if (call.since >= 0) {
-      this.#callHook(() => this.#hooks.opened?.(value, now - call.since));
+    this.#backoff.reset();
+    if (opened !== undefined) {
+      this.#callHook(() => this.#hooks.opened?.(value, now - since));
     }
-    this.#settle(entry, now);
+    this.#passOn(entry, now);
     this.#serve();
-    if (this.#opener !== undefined && --this.#opener.left === 0) {
+    if (initial && this.#opener !== undefined && --this.#opener.left === 0) {
       this.#opener.done();
     }
   }
 
-  #failed(call: Opening, error: unknown): void {
-    // Cut by its timeout: this failure is told already.
-    if (!this.#openings.delete(call)) return;
-    clearTimeout(call.timer);
-    this.#open--;
+  /** Calls back. */
+  #openFailed(error: unknown, { initial }: Opening): void {
+    const held = placeHeldUntil(error);
+    if (held === undefined) this.#open--;
+    else {
+      held.then(() => {
+        this.#open--;
+        this.#placeFreed();
+      });
+    }
     this.#openFailedCount++;
     this.#lastFailure = { error };
-    // Every failure is paid for: by one waiter who has nothing else on its way, or
-    // by what was to be opened for no waiter, which for `minIdle` is left until the
-    // reaper looks again. Neither can spin.
-    const waiter = this.#waiting() > 0 ? this.#line.first() : undefined;
-    if (waiter !== undefined) this.#leave(waiter, error);
-    else if (!this.#starting) this.#wanted = 0;
-    this.#freed();
+    // Each failure costs something, so that none can spin: a waiter who has nothing
+    // else on its way, or else time.
+    const waiter = this.#unsupplied() > 0 ? this.#line.first() : undefined;
+    if (this.#leastIdle > 0) this.#backoff.failed();
+    if (waiter !== undefined) this.#turnAway(waiter, error);
+    this.#placeFreed();
     if (waiter !== undefined) return;
-    if (this.#opener !== undefined) this.#opener.failed(error);
+    if (initial && this.#opener !== undefined) this.#opener.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#report(error, "factory");
   }
 
-  #overdue(call: Opening): void {
-    const error = new PoolTimeoutError(
-      `The factory did not deliver within ${this.#factoryTimeout} ms`,
-      this.#figures(),
-      this.#lastFailure && { cause: this.#lastFailure.error },
-    );
-    call.controller.abort(error);
-    this.#failed(call, error);
+  /** Closes what came after its call was cut, and its place given away. Calls
+   * back. */
+  #deliveredLate(value: T): void {
+    // Not to be closed: it is somebody's.
+    if (value === undefined || this.#entries.has(value)) return;
+    this.#callClose(value, () => this.#tellClosed(value, "late"));
   }
 
-  /** Pings an idle resource, for whoever is first in line when it has answered. */
-  #verify(entry: Entry<T>): void {
-    this.#idle.remove(entry);
+  // ---- Pings -----------------------------------------------------------------
+
+  #pingDue(entry: Entry<T>, now: number): boolean {
+    return this.#ping !== undefined &&
+      now - entry.checkedAt >= this.#pingAfterIdle;
+  }
+
+  /** Pings an idle resource: on patrol, or for whoever is first in line when it
+   * has answered. Calls back. */
+  #startPing(entry: Entry<T>, patrolled: boolean): void {
+    this.#removeIdle(entry);
     entry.state = "pinging";
+    entry.patrolled = patrolled;
     this.#pinging++;
-    if (isBounded(this.#pingTimeout)) {
-      entry.timer = startTimer(
-        () => this.#unanswered(entry),
-        this.#pingTimeout,
-      );
-    }
-    attempt(
+    const call = PendingCall.start(
       () => this.#ping!(entry.value),
-      (answer) => answer === false ? this.#dead(entry) : this.#alive(entry),
-      (error) => this.#dead(entry, { error }),
+      this.#pingTimeout,
+      {
+        done: (answer) =>
+          answer === false ? this.#pingFailed(entry) : this.#pingPassed(entry),
+        failed: (error) => this.#pingFailed(entry, { error }),
+        overdue: () => {
+          const message = "The ping did not end";
+          const error = this.#overdue(message, this.#pingTimeout);
+          this.#pingFailed(entry, { error });
+        },
+      },
     );
+    if (entry.state as string !== "pinging") {
+      // The callback has closed the pool.
+      call.abandon();
+      return;
+    }
+    entry.call = call;
+    if (patrolled && this.#line.size === 0) {
+      call.unref();
+      this.#unheld.add(call);
+    }
   }
 
-  #alive(entry: Entry<T>): void {
-    // Answered after its timeout, or after the pool was closed.
-    if (entry.state !== "pinging") return;
-    this.#pinging--;
-    clearTimeout(entry.timer);
+  /** Calls back. */
+  #pingPassed(entry: Entry<T>): void {
+    this.#endCheck(entry);
     entry.state = "loose";
-    this.#settle(entry, this.#timed ? this.#clock.read() : 0);
+    const now = this.#timed ? this.#clock.read() : 0;
+    const cold = now - entry.since >= this.#idleTimeout;
+    if (cold && this.#idle.size >= this.#leastIdle) {
+      this.#retire(entry, "idleTimeout");
+    } else {
+      this.#passOn(entry, now, entry.order);
+    }
     this.#serve();
+    if (entry.patrolled) this.#patrol.ended();
   }
 
-  #dead(entry: Entry<T>, failure?: { error: unknown }): void {
-    if (entry.state !== "pinging") return;
+  /** Calls back. */
+  #pingFailed(entry: Entry<T>, failure?: { error: unknown }): void {
     this.#pingFailedCount++;
     this.#retire(entry, "ping");
-    this.#serve();
     if (failure !== undefined) this.#report(failure.error, "ping");
   }
 
-  #unanswered(entry: Entry<T>): void {
-    const error = new PoolTimeoutError(
-      `The ping did not end within ${this.#pingTimeout} ms`,
-      this.#figures(),
-    );
-    this.#dead(entry, { error });
+  /** Now that somebody waits, what they wait for keeps the process alive. */
+  #holdPings(): void {
+    for (const call of this.#unheld) call.ref();
+    this.#unheld.clear();
+  }
+
+  /** Pings a resource on patrol; false if there is no need any more. Calls back. */
+  #visit(entry: Entry<T>): boolean {
+    if (entry.state !== "idle" || entry.aged) return false;
+    const unpinged = this.#clock.read() - entry.checkedAt;
+    if (unpinged < this.#pingInterval) return false;
+    this.#startPing(entry, true);
+    return true;
+  }
+
+  // ---- Resets ----------------------------------------------------------------
+
+  /** Readies a resource for its next borrower. Calls back. */
+  #startReset(entry: Entry<T>, reset: (resource: T) => unknown): void {
+    const now = this.#timed ? this.#clock.atLeast() : 0;
+    if (
+      this.#unfit(entry, now) !== undefined || this.#surplus() ||
+      (this.#line.size === 0 && this.#idle.size >= this.#maxIdle())
+    ) {
+      // It is closed, and need not be ready for anything.
+      this.#passOn(entry, now);
+      return;
+    }
+    entry.state = "resetting";
+    entry.trace = undefined;
+    this.#resetting++;
+    let result: unknown;
+    try {
+      result = reset(entry.value);
+      if (isThenable(result)) {
+        const call = PendingCall.follow<unknown>(result, this.#releaseTimeout, {
+          done: (result) => this.#resetEnded(entry, result),
+          failed: (error) => this.#resetFailed(entry, { error }),
+          overdue: () => {
+            const message = "The reset did not end";
+            const error = this.#overdue(message, this.#releaseTimeout);
+            this.#resetFailed(entry, { error });
+          },
+        });
+        if (entry.state as string === "resetting") entry.call = call;
+        // The callback has evicted it, or closed the pool.
+        else call.abandon();
+        return;
+      }
+    } catch (error) {
+      // Unless the callback has evicted it, or closed the pool.
+      if (entry.state as string === "resetting") {
+        this.#resetFailed(entry, { error });
+      }
+      return;
+    }
+    if (entry.state as string === "resetting") this.#resetEnded(entry, result);
+  }
+
+  /** Calls back. */
+  #resetEnded(entry: Entry<T>, result: unknown): void {
+    if (result === false) {
+      this.#resetFailed(entry);
+      return;
+    }
+    this.#endCheck(entry);
+    entry.state = "loose";
+    this.#passOn(entry, this.#timed ? this.#clock.atLeast() : 0);
+    this.#serve();
+  }
+
+  /** Calls back. */
+  #resetFailed(entry: Entry<T>, failure?: { error: unknown }): void {
+    this.#resetFailedCount++;
+    this.#retire(entry, "reset");
+    if (failure !== undefined) this.#report(failure.error, "reset");
+  }
+
+  /** A ping or a reset is over, or not wanted any more. */
+  #endCheck(entry: Entry<T>): void {
+    if (entry.state === "pinging") this.#pinging--;
+    else this.#resetting--;
+    const { call } = entry;
+    if (call === undefined) return;
+    call.abandon();
+    this.#unheld.delete(call);
+    entry.call = undefined;
   }
 
   // ---- Closing -------------------------------------------------------------
 
+  /** Closes a resource that nobody has borrowed any more. Calls back. */
   #retire(entry: Entry<T>, reason: PoolCloseReason): void {
-    if (entry.state === "closing") bug("a resource is closed twice");
-    if (entry.state === "idle") this.#idle.remove(entry);
-    if (entry.state === "pinging") {
-      this.#pinging--;
-      clearTimeout(entry.timer);
+    const { state } = entry;
+    if (state === "closing") bug("a resource is closed twice");
+    if (state === "idle") this.#removeIdle(entry);
+    else if (state === "pinging" || state === "resetting") {
+      this.#endCheck(entry);
     }
     entry.state = "closing";
     this.#closing++;
@@ -1256,156 +1645,155 @@ export class Pool<T> implements AsyncDisposable {
     else if (reason === "idleTimeout") this.#idleTimeoutClosed++;
     else if (reason === "maxLifetime") this.#maxLifetimeClosed++;
     else if (reason === "discard") this.#discardedCount++;
-    this.#end(entry.value, () => {
+    this.#callClose(entry.value, () => {
       this.#entries.delete(entry.value);
       this.#closing--;
       this.#open--;
-      this.#freed();
+      this.#placeFreed();
       this.#tellClosed(entry.value, reason);
     });
+    if (state === "pinging" && entry.patrolled) this.#patrol.ended();
+    // Its close may take its time, and need not be waited for where there is room.
+    const expected = state === "pinging" || state === "resetting";
+    if (
+      expected || this.#idle.size - this.#aged.size < this.#leastIdle
+    ) this.#serve();
   }
 
-  /** Calls the user's `close`; `ended` follows at once where that is synchronous. */
-  #end(resource: T, ended: () => void): void {
-    let result: unknown;
+  /** Calls the user's `close`; `ended` follows at once where that is synchronous,
+   * and once in any case. Calls back. */
+  #callClose(resource: T, ended: () => void): void {
+    const failed = (error: unknown) => {
+      ended();
+      this.#report(error, "close");
+    };
     try {
-      result = this.#dispose?.(resource);
+      const result = this.#close?.(resource);
       if (isThenable(result)) {
-        Promise.resolve(result).then(ended, (error) => {
-          ended();
-          this.#report(error, "close");
+        const message = "The close did not end";
+        PendingCall.follow<unknown>(result, this.#releaseTimeout, {
+          done: ended,
+          failed,
+          overdue: () => failed(this.#overdue(message, this.#releaseTimeout)),
         });
         return;
       }
     } catch (error) {
-      ended();
-      this.#report(error, "close");
+      failed(error);
       return;
     }
     ended();
   }
 
-  /** A place is free. */
-  #freed(): void {
+  /** Calls back. */
+  #placeFreed(): void {
     if (this.#open < 0) bug("fewer than no places taken");
     this.#serve();
-    if (this.#open === 0) {
-      this.#stop();
-      if (this.#closed !== undefined) this.#drained();
-    }
-    if (!this.#watching) this.#watch();
+    if (this.#open > 0) return;
+    this.#reaper.stop();
+    this.#clock.stop();
+    if (this.#closed === undefined) return;
+    clearTimeout(this.#drainTimer);
+    this.#resolveClosed();
   }
 
-  #tellClosed(resource: T, reason: PoolCloseReason): void {
-    if (this.#hooks.closed === undefined) return;
-    this.#callHook(() => this.#hooks.closed?.(resource, reason));
-  }
-
+  /** Begins to close the pool. Calls back. */
   #shut(): Promise<void> {
-    this.#closed = new Promise((resolve, reject) => {
-      this.#drained = resolve;
-      this.#abandon = reject;
-    });
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#closed = promise;
+    this.#resolveClosed = resolve;
+    this.#rejectClosed = reject;
     const error = new PoolClosedError();
     this.#generation++;
-    this.#wanted = 0;
-    this.#stop();
+    this.#initial = this.#leastIdle = 0;
+    this.#backoff.reset();
+    this.#patrol.stop();
     for (let waiter; (waiter = this.#line.first()) !== undefined;) {
-      this.#leave(waiter, error);
+      this.#turnAway(waiter, error);
     }
     for (const entry of [...this.#entries.values()]) {
-      // What is pinged is no borrower's; nobody needs the answer any more.
-      if (entry.state === "idle" || entry.state === "pinging") {
+      // What is pinged or reset is no borrower's, and nobody needs the outcome.
+      const { state } = entry;
+      if (state === "idle" || state === "pinging" || state === "resetting") {
         this.#retire(entry, "close");
       }
     }
-    for (const call of [...this.#openings]) {
-      call.controller.abort(error);
+    this.#openings.abort(error);
+    if (this.#open > 0) {
+      if (isBounded(this.#drainTimeout)) {
+        this.#drainTimer = startTimer(() => this.#drain(), this.#drainTimeout);
+      }
+      if (!this.#leaks.enabled) this.#reaper.stop();
+    } else {
+      this.#placeFreed();
     }
-    this.#freed();
-    return this.#closed;
+    return promise;
   }
 
-  // ---- Time ----------------------------------------------------------------
+  /** Closes what borrowers have not given back in time. Calls back. */
+  #drain(): void {
+    for (const entry of [...this.#entries.values()]) {
+      if (entry.state !== "borrowed") continue;
+      entry.state = "loose";
+      this.#drained.set(entry.value, entry.serial);
+      if (this.#noting) this.#tellReleased(entry);
+      this.#retire(entry, "close");
+    }
+    this.#openings.cutAll(new PoolClosedError());
+  }
+
+  /** Lets the process end although borrowers are waited for. */
+  #unholdDrain(): void {
+    if (this.#drainTimer !== undefined) unrefTimer(this.#drainTimer);
+  }
+
+  // ---- Reaping ---------------------------------------------------------------
 
   /** Starts the reaper if there is something it will have to look at. */
-  #watch(): void {
-    const open = this.#closed === undefined;
+  #startReaper(now: number, due = Infinity): void {
+    const idle = this.#closed === undefined ? this.#idle.size : 0;
     if (
       (this.#leaks.enabled && this.#inUse() > 0) ||
-      (open && this.#idle.size > 0 &&
-        Math.min(this.#idleTimeout, this.#maxLifetime) < Infinity) ||
-      (open && this.#idle.size < this.#leastIdle() &&
-        this.#open < this.#maxCap)
-    ) {
-      this.#watching = true;
-      this.#reaper = startTimer(() => this.#reap(), this.#reapInterval);
-      unrefTimer(this.#reaper);
-    }
+      (idle > this.#leastIdle && this.#idleTimeout < Infinity) ||
+      (idle > 0 && (this.#maxLifetime < Infinity || this.#pingInterval > 0))
+    ) this.#reaper.start(now, due);
   }
 
-  #stop(): void {
-    this.#clock.stop();
-    if (this.#reaper === undefined) return;
-    clearTimeout(this.#reaper);
-    this.#reaper = undefined;
-    this.#watching = false;
-  }
-
+  /** Calls back. */
   #reap(): void {
-    this.#reaper = undefined;
-    this.#watching = false;
     const now = this.#clock.read();
-    // Collected first: closing may call back and change the list.
-    const expired: Entry<T>[] = [];
-    for (const entry of this.#entries.values()) {
-      if (entry.state === "idle" && this.#expiry(entry, now)) {
-        expired.push(entry);
+    while (this.#closeUnfitIdle(now));
+    // Copied: closing may call back and change the list.
+    const due: Entry<T>[] = [];
+    for (const entry of this.#idleEntries()) {
+      if (entry.state !== "idle") continue;
+      const reason = this.#unfit(entry, now);
+      if (reason !== undefined) this.#retire(entry, reason);
+      else if (now - entry.checkedAt >= this.#pingInterval) due.push(entry);
+    }
+    if (this.#leaks.enabled) this.#leaks.inspect(this.#entries.values(), now);
+    if (this.#pingInterval > 0) this.#patrol.start(due, this.#idle.size);
+    this.#serve();
+    let next = Infinity;
+    if (this.#leastIdle > 0) {
+      for (const { agesAt } of this.#idleEntries()) {
+        if (agesAt > now && agesAt < next) next = agesAt;
       }
     }
-    for (const entry of expired) {
-      const reason = this.#expiry(entry, now);
-      if (entry.state === "idle" && reason) this.#retire(entry, reason);
-    }
-    if (this.#leaks.enabled) {
-      this.#leaks.inspect(this.#entries.values(), now);
-    }
-    if (this.#closed === undefined) {
-      const spare = Math.max(0, this.#openings.size - this.#line.size);
-      const missing = this.#leastIdle() - this.#idle.size - spare;
-      // No more than there is room for: by the time that there is, it may not be
-      // missing any more.
-      const room = this.#maxCap - this.#open;
-      if (!this.#starting) this.#wanted = Math.max(0, Math.min(missing, room));
-      this.#serve();
-    }
-    if (!this.#watching) this.#watch();
+    this.#startReaper(now, next);
   }
 
-  /** Why it may not be kept or lent, whatever state it is in. */
-  #unfit(entry: Entry<T>, now: number): PoolCloseReason | undefined {
-    if (entry.generation !== this.#generation) {
-      return this.#closed === undefined ? "evict" : "close";
+  #idleEntries(): Entry<T>[] {
+    const entries: Entry<T>[] = [];
+    let entry = this.#idle.first();
+    while (entry !== undefined) {
+      entries.push(entry);
+      entry = this.#idle.after(entry);
     }
-    return now >= entry.expiresAt ? "maxLifetime" : undefined;
-  }
-
-  /** Why an idle one may not be lent. */
-  #expiry(entry: Entry<T>, now: number): PoolCloseReason | undefined {
-    if (now - entry.since >= this.#idleTimeout) return "idleTimeout";
-    return this.#unfit(entry, now);
-  }
-
-  #pingDue(entry: Entry<T>, now: number): boolean {
-    return this.#ping !== undefined &&
-      now - entry.since >= this.#pingAfterIdle;
+    return entries;
   }
 
   // ---- Figures and reports -------------------------------------------------
-
-  #next(): Entry<T> | undefined {
-    return this.#lifo ? this.#idle.last() : this.#idle.first();
-  }
 
   /** Whether a resource that comes back is one too many since a resize. */
   #surplus(): boolean {
@@ -1416,60 +1804,68 @@ export class Pool<T> implements AsyncDisposable {
     return this.#maxIdleGiven ?? this.#maxCap;
   }
 
-  #leastIdle(): number {
-    return Math.min(this.#minIdle, this.#maxIdle(), this.#maxCap);
-  }
-
   #inUse(): number {
     return this.#open - this.#idle.size - this.#openings.size - this.#closing;
   }
 
+  /** Resources that will be there for who is first in line, if all goes well. */
+  #onItsWay(): number {
+    return this.#openings.size + this.#pinging + this.#resetting;
+  }
+
   /** Callers in line for whom nothing is on its way. */
-  #waiting(): number {
-    return Math.max(
-      0,
-      this.#line.size - this.#openings.size - this.#pinging,
-    );
+  #unsupplied(): number {
+    return Math.max(0, this.#line.size - this.#onItsWay());
   }
 
   #figures(): PoolFigures {
     return {
       open: this.#open,
       inUse: this.#inUse(),
-      waiting: this.#waiting(),
+      waiting: this.#unsupplied(),
     };
   }
 
+  #overdue(what: string, limit: number): PoolTimeoutError {
+    return new PoolTimeoutError(
+      `${what} within ${limit} ms`,
+      this.#figures(),
+      this.#lastFailure && { cause: this.#lastFailure.error },
+    );
+  }
+
+  /** Calls back. */
   #report(error: unknown, operation: PoolOperation): void {
     // Of what it throws itself, nobody is left to be told.
     callDetached(() => this.#onError?.(error, operation), ignore);
   }
 
+  /** Calls back. */
   #callHook(hook: () => unknown): void {
     callDetached(hook, (error) => this.#report(error, "hook"));
+  }
+
+  /** Calls back. */
+  #tellClosed(resource: T, reason: PoolCloseReason): void {
+    if (this.#hooks.closed === undefined) return;
+    this.#callHook(() => this.#hooks.closed?.(resource, reason));
+  }
+
+  /** Calls back. */
+  #tellAcquired({ value }: Entry<T>, waited: number): void {
+    if (this.#hooks.acquired === undefined) return;
+    this.#callHook(() => this.#hooks.acquired?.(value, waited));
+  }
+
+  /** Calls back. */
+  #tellReleased({ value, lentAt }: Entry<T>): void {
+    if (this.#hooks.released === undefined) return;
+    const held = this.#clock.atLeast() - lentAt;
+    this.#callHook(() => this.#hooks.released?.(value, held));
   }
 }
 
 type Reject = (reason: unknown) => void;
-
-/** A call of the factory under way. */
-class Opening {
-  readonly controller = new AbortController();
-  /** When it began; negative if nobody wants to know. */
-  since = -1;
-  timer: Timer | undefined = undefined;
-
-  constructor(readonly generation: number) {}
-}
-
-/** Calls at once, and reports the outcome in a later turn however it came. */
-function attempt<R>(
-  call: () => R | PromiseLike<R>,
-  done: (result: R) => void,
-  failed: Reject,
-): void {
-  new Promise<R>((resolve) => resolve(call())).then(done, failed);
-}
 
 function describe({ open, inUse, waiting }: PoolFigures): string {
   return `${open} open, ${inUse} in use, ${waiting} waiting`;
@@ -1480,7 +1876,7 @@ function describe({ open, inUse, waiting }: PoolFigures): string {
 function limitOption<K extends string>(
   options: { readonly [P in K]?: number | undefined },
   name: K,
-  fallback = 0,
+  fallback: number,
 ): number {
   return durationOption(options, name, fallback, Number.MAX_SAFE_INTEGER);
 }

@@ -136,7 +136,10 @@ const CORRELATED_CONCURRENCY = 128;
  * assertEquals(await client.send(new Uint8Array([1])), new Uint8Array([1]));
  * ```
  */
-export const NO_RESPONSE: unique symbol = Symbol("NO_RESPONSE");
+export const NO_RESPONSE: symbol & { readonly description: "NO_RESPONSE" } =
+  // No `unique symbol`: the type of an async function that returns nothing else
+  // would widen to `Promise<symbol>`, and be refused.
+  Symbol("NO_RESPONSE") as symbol & { readonly description: "NO_RESPONSE" };
 
 /**
  * Makes the response to one request.
@@ -606,6 +609,8 @@ export function serve(options: ServeOptions, handler: Handler): Server {
  * Serves the frames of one connection, over anything with `read`, `write` and
  * `close`. It owns the connection from then on, and closes it.
  *
+ * @typeParam State What `handshake` returns. Where that is written in place,
+ * say the type of its parameter: TypeScript infers from left to right.
  * @param conn The connection.
  * @param handler Makes the responses.
  * @param options The limits.
@@ -676,9 +681,9 @@ function connectionSettings<State>(
   functionOption({ handshake }, "handshake");
   objectOption({ hooks }, "hooks");
   const correlation = correlationOption(options);
-  // Judge the layout now, not per connection.
+  // Judge the layout now, not per connection; and both of its id fields.
   const { options: frame } = new FrameEncoder(options, correlation?.request);
-  new FrameEncoder(options, correlation?.response);
+  if (correlation !== undefined) new FrameEncoder(frame, correlation.response);
   const report = (error: unknown, context: HandlerContext | undefined) =>
     callDetached(() => onError?.(error, context), ignore);
   const tell = (context: HandlerContext, hook: () => unknown) =>
@@ -803,13 +808,18 @@ class RunningServer implements Server {
     if (signal !== undefined) this.#closeWith(signal);
   }
 
-  async shutdown(
+  shutdown(
     options?: { signal?: AbortSignal | null | undefined },
   ): Promise<void> {
-    const signal = signalOption(options);
+    let signal: AbortSignal | undefined;
+    try {
+      signal = signalOption(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     this.#shutdown ??= this.#drain();
     if (signal !== undefined) this.#closeWith(signal);
-    await this.#shutdown;
+    return this.#shutdown;
   }
 
   close(): void {
@@ -842,8 +852,7 @@ class RunningServer implements Server {
       : undefined;
     // A connection that the system has accepted would be reset, and what has
     // arrived but was not read yet has been received, too.
-    await this.#acceptor.drainQueue();
-    await this.#untilQuiet();
+    await Promise.all([this.#acceptor.drainQueue(), this.#untilQuiet()]);
     if (this.#state === "accepting") this.#state = "draining";
     this.#acceptor.stop();
     for (const connection of this.#connections) connection.drain();

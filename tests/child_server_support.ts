@@ -5,7 +5,12 @@
  * It prints numbers of four bytes: its port, then, if it keeps a ledger, each
  * request that it handles, before it answers. What is in the pipe outlives it.
  */
-import { serve, type ServeOptions, type ServerStats } from "../server.ts";
+import {
+  serve,
+  type ServeOptions,
+  type Server,
+  type ServerStats,
+} from "../server.ts";
 import type { Client } from "../client.ts";
 import { sleep } from "./time_support.ts";
 import { idOf, responseTo } from "./traffic_support.ts";
@@ -16,6 +21,10 @@ export interface ChildOptions {
   serve?: ServeOptions;
   /** Writes down which requests it handles; otherwise it echoes. */
   ledger?: boolean;
+  /** Greets each connection with a frame, before its first request. */
+  greeting?: boolean;
+  /** The bytes of the server's option `goaway`. */
+  goaway?: number[];
   /** Limit of open descriptors, by way of `sh`. */
   descriptors?: number;
 }
@@ -25,6 +34,9 @@ export interface ChildFigures {
   stats: ServerStats;
   memory: Deno.MemoryUsage;
 }
+
+/** What a server says first, where it greets. */
+export const GREETING: Uint8Array<ArrayBuffer> = new Uint8Array([7, 7]);
 
 /** The request for figures. */
 const FIGURES = new TextEncoder().encode("figures, please");
@@ -142,7 +154,7 @@ if (import.meta.main) {
     new DataView(record.buffer).setUint32(0, number);
     Deno.stdout.writeSync(record);
   };
-  const figures = () => {
+  const figures = (): Uint8Array => {
     (globalThis as { gc?: () => void }).gc?.();
     const memory = Deno.memoryUsage();
     return new TextEncoder().encode(
@@ -161,7 +173,13 @@ if (import.meta.main) {
       ? responseTo(id)
       : sleep(id % 4).then(() => responseTo(id));
   };
-  const server = serve(options.serve ?? {}, options.ledger ? account : echo);
+  const server: Server = serve({
+    ...options.serve,
+    ...(options.goaway && { goaway: Uint8Array.from(options.goaway) }),
+    ...(options.greeting && {
+      handshake: async (conn) => await conn.write(GREETING),
+    }),
+  }, options.ledger ? account : echo);
   print((server.addr as Deno.NetAddr).port);
   Deno.addSignalListener("SIGTERM", async () => {
     await server.shutdown();

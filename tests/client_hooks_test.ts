@@ -279,11 +279,9 @@ Deno.test("stats() says how many requests there were, and how they ended", async
   using network = silent();
   const client = new Client({ port: PORT, maxCap: 1, idempotent: true });
   const figures = () => {
-    const { pool: _, ...figures } = client.stats();
-    return Object.values(figures);
+    const { requests, responses, failures, retries, inFlight } = client.stats();
+    return [requests, responses, failures, retries, inFlight];
   };
-  const names = ["requests", "responses", "failures", "retries", "inFlight"];
-  assertEquals(Object.keys(client.stats()), ["pool", ...names]);
   assertEquals(figures(), [0, 0, 0, 0, 0]);
   const a = client.send(ascii("a"));
   const b = client.send(ascii("b"));

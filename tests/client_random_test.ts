@@ -20,7 +20,7 @@ import { PoolExhaustedError, PoolTimeoutError } from "../pool.ts";
 import { ascii, textOf } from "./bytes_support.ts";
 import { replace, StubConn } from "./client_support.ts";
 import { FakeTime } from "./client_time_support.ts";
-import { CountingSignal, ticks } from "./promise_support.ts";
+import { CountingSignal, immediate, ticks } from "./promise_support.ts";
 import { chosenSeed, longRun, type Random, seeded } from "./random_support.ts";
 import { isIdempotent, Ledger } from "./traffic_support.ts";
 
@@ -277,6 +277,8 @@ class Round {
       for (const dial of this.#dials) dial.connect();
       for (const conn of this.#conns) if (!conn.closed) conn.obey();
       await this.#time.pass(20);
+      // Idle connections may be looked at, which takes a turn of the loop.
+      await immediate();
     }
     await this.#time.pass(this.#patience);
   }

@@ -25,6 +25,7 @@ import { Pool, PoolTimeoutError } from "../pool.ts";
 import {
   type ConnectionOptions,
   type Handler,
+  NO_RESPONSE,
   serve,
   serveConnection,
 } from "../server.ts";
@@ -215,7 +216,7 @@ async function serveHostileStream(random: Random): Promise<number> {
   );
   const length = encodable.length > 0 ? random.pick(encodable) : null;
   const answer = (i: number) =>
-    length === null ? null : new Uint8Array(length).fill(i);
+    length === null ? NO_RESPONSE : new Uint8Array(length).fill(i);
   const recovers = random.once(3);
   const reactions = reference.frames.map(() =>
     random.once(3) ? random.pick(REACTIONS) : "answer"
@@ -232,13 +233,20 @@ async function serveHostileStream(random: Random): Promise<number> {
       case "answer later":
         return Promise.resolve().then(() => answer(i));
       case "nothing":
-        return random.once(2) ? undefined : Promise.resolve(null);
+        return random.once(2) ? NO_RESPONSE : Promise.resolve(NO_RESPONSE);
       case "throw":
         throw new Error("The handler throws");
       case "reject":
         return Promise.reject(new Error("The handler rejects"));
       case "garbage":
-        return random.pick<unknown>(["text", 7, {}, [1]]) as Uint8Array;
+        return random.pick<unknown>([
+          "text",
+          7,
+          {},
+          [1],
+          undefined,
+          null,
+        ]) as Uint8Array;
     }
   };
   const broken: unknown[] = [];
@@ -278,15 +286,15 @@ async function serveHostileStream(random: Random): Promise<number> {
   for (const [i, reaction] of reactions.entries()) {
     const failed = ["throw", "reject", "garbage"].includes(reaction);
     const response = failed
-      ? (recovers ? answer(99) : null)
+      ? (recovers ? answer(99) : NO_RESPONSE)
       : reaction === "nothing"
-      ? null
+      ? NO_RESPONSE
       : answer(i);
-    if (failed && response === null) {
+    if (failed && response === NO_RESPONSE) {
       all = false;
       break;
     }
-    if (response !== null) {
+    if (response instanceof Uint8Array) {
       responses.push(referenceEncode(response, layout) as Uint8Array);
     }
   }

@@ -10,6 +10,7 @@ import { assert, assertEquals } from "@std/assert";
 import {
   Pool,
   PoolClosedError,
+  type PoolCloseReason,
   PoolExhaustedError,
   type PoolOptions,
   type PoolStats,
@@ -43,16 +44,38 @@ function pick<V>(random: Random, values: readonly V[]): V {
 interface Resource {
   readonly id: number;
   readonly openedAt: number;
-  state: "loose" | "borrowed" | "pinging" | "closing" | "gone";
+  state: "loose" | "borrowed" | "pinging" | "resetting" | "closing" | "gone";
   /** Delivered after its call was cut: it has no place in the pool. */
   readonly late: boolean;
-  /** When it came into the pool's hands. */
+  /** When it came into the pool's hands, ready to be lent. */
   since: number;
+  /** When it was last known to live. */
+  checkedAt: number;
+  /** When it last became loose. */
+  looseAt: number;
   /** Found dead, discarded or evicted: must not be lent again. */
   doomed: boolean;
   /** Found dead. */
   dead: boolean;
+  /** Could not be reset: with an error, or just so. */
+  unready: "false" | "error" | undefined;
+  /** Evicted while it was reset. */
+  evicted: boolean;
   lent: boolean;
+  /** What the pool looked like when it was closed. */
+  closing: Closing | undefined;
+  /** Whether the pool takes its place for free. */
+  freed: boolean;
+  /** Closed while it was borrowed, and not put since. */
+  drained: boolean;
+}
+
+/** What the pool looked like when it closed a resource, that one left out. */
+interface Closing {
+  readonly at: number;
+  readonly idle: number;
+  readonly leastIdle: number;
+  readonly full: boolean;
 }
 
 interface Get {
@@ -69,6 +92,7 @@ type Outcome = "now" | "soon" | "throws" | "rejects" | "slow" | "never";
 interface Script {
   factory(): Outcome;
   ping(): Outcome | "dead";
+  reset(): Outcome | "dead";
   close(): Outcome;
 }
 
@@ -79,7 +103,7 @@ interface Call {
 }
 
 interface Slow {
-  readonly kind: "factory" | "ping" | "close";
+  readonly kind: "factory" | "ping" | "reset" | "close";
   succeed(): void;
   fail(): void;
 }
@@ -99,8 +123,25 @@ class World {
   meddled = 0;
   closing: Promise<void> | undefined;
   closeState: "pending" | "resolved" | "rejected" = "pending";
+  /** When the pool was closed. */
+  #closedAt = Infinity;
+  #lastResize = 0;
+  /** Failures of the factory since it last delivered, and when the last was. */
+  #failuresInRow = 0;
+  #failedAt = 0;
+  #resetFailed = 0;
+  #resetErrors = 0;
+  #resetErrorsTold = 0;
+  /** Closes that had not ended when their places were free, and those that may
+   * have ended just then. */
+  #overdue = 0;
+  #mayBeOverdue = 0;
+  #closeOverdueTold = 0;
+  #acquired = 0;
+  #released = 0;
   maxCap: number;
   maxIdle: number;
+  #maxIdleGiven: number | undefined;
   /** Most open since a shrinking resize. */
   #allowed: number;
   #broken: Error | undefined;
@@ -108,6 +149,8 @@ class World {
   #rested = -1;
   #factoryCalls = 0;
   #closedOnArrival = 0;
+  /** Resets that somebody may have waited for, and that served nobody. */
+  #resetInVain = 0;
   #served = 0;
   #timedOut = 0;
   #canceled = 0;
@@ -116,6 +159,8 @@ class World {
   #pingFailed = 0;
   #discarded = 0;
   #closeFailed = 0;
+  /** Closes that failed just when they were overdue. */
+  #mayHaveFailed = 0;
   #closeFailuresTold = 0;
 
   constructor(
@@ -124,18 +169,33 @@ class World {
     readonly script: Script,
     readonly meddle: (world: World) => void = () => {},
     readonly pinging: boolean = true,
+    readonly resetting: boolean = false,
+    readonly observing: boolean = false,
   ) {
     this.maxCap = this.#allowed = options.maxCap ?? 10;
+    this.#maxIdleGiven = options.maxIdle;
     this.maxIdle = options.maxIdle ?? this.maxCap;
     this.pool = new Pool<Resource>({
       ...options,
       factory: (signal) => this.#factory(signal),
       close: (resource) => this.#close(resource),
       ...(pinging && { ping: (resource) => this.#ping(resource) }),
+      ...(resetting && { reset: (resource) => this.#reset(resource) }),
+      hooks: {
+        closed: (resource, reason) => this.#freed(resource, reason),
+        ...(observing && {
+          acquired: (_, waited) => this.#observe("acquired", waited),
+          released: (_, held) => this.#observe("released", held),
+        }),
+      },
       onError: (error, operation) => {
         this.activity++;
         if (operation === "factory") this.#tell(error);
-        if (operation === "close") this.#closeFailuresTold++;
+        if (operation === "close") {
+          if (error instanceof PoolTimeoutError) this.#closeOverdueTold++;
+          else this.#closeFailuresTold++;
+        }
+        if (operation === "reset") this.#resetErrorsTold++;
         this.expect(operation !== "hook" && operation !== "leak", `${error}`);
         this.#interfere();
       },
@@ -178,18 +238,31 @@ class World {
         state: "loose",
         late,
         since: this.clock.now,
+        checkedAt: this.clock.now,
+        looseAt: this.clock.now,
         doomed: false,
         dead: false,
+        unready: undefined,
+        evicted: false,
         lent: false,
+        closing: undefined,
+        freed: false,
+        drained: false,
       };
       this.resources.push(resource);
-      if (!late) this.#opened++;
+      if (!late) {
+        this.#opened++;
+        // What happens at the same time may reach the pool in another order.
+        if (this.clock.now > this.#failedAt) this.#failuresInRow = 0;
+      }
       return resource;
     };
     const fail = (): Error => {
       this.activity++;
       this.calls.delete(call);
       const error = new Error("The factory failed");
+      this.#failuresInRow++;
+      this.#failedAt = this.clock.now;
       if (!this.#cut(call)) {
         this.#openFailed++;
         this.failures.set(error, 0);
@@ -218,12 +291,20 @@ class World {
     }
   }
 
-  /** Whether its timeout has ended a call; the close of the pool only aborts it. */
+  /** Whether its timeout has ended a call, or the drain; the close of the pool
+   * only aborts it. */
   #cut({ start, signal }: Call): boolean {
+    if (!signal.aborted) return false;
+    if (this.drainOver()) return true;
     const { factoryTimeout = 0 } = this.options;
-    if (!signal.aborted || factoryTimeout === 0) return false;
+    if (factoryTimeout === 0) return false;
     return signal.reason instanceof PoolTimeoutError ||
       this.clock.now - start >= factoryTimeout;
+  }
+
+  drainOver(): boolean {
+    const { drainTimeout = 0 } = this.options;
+    return drainTimeout > 0 && this.clock.now - this.#closedAt >= drainTimeout;
   }
 
   #ping(resource: Resource): boolean | Promise<boolean> {
@@ -238,7 +319,9 @@ class World {
       // Closed meanwhile: cut by its timeout, or with the pool.
       if (resource.state !== "pinging") return alive;
       if (!alive) resource.doomed = resource.dead = true;
-      this.#loosen(resource);
+      // It has been idle all the while.
+      resource.state = "loose";
+      resource.checkedAt = resource.looseAt = this.clock.now;
       return alive;
     };
     switch (outcome) {
@@ -267,17 +350,115 @@ class World {
     }
   }
 
+  #reset(resource: Resource): boolean | Promise<boolean> {
+    this.activity++;
+    this.expect(resource.state === "loose", "resets what was not put");
+    this.expect(!resource.doomed, "resets what is closed anyway");
+    resource.state = "resetting";
+    const outcome = this.script.reset();
+    this.#interfere();
+    const end = (ready: boolean, error: boolean) => {
+      this.activity++;
+      // Abandoned meanwhile: by its timeout, an eviction or the pool's close.
+      if (resource.state !== "resetting") return ready;
+      if (!ready) {
+        resource.unready = error ? "error" : "false";
+        resource.doomed = true;
+      }
+      this.#loosen(resource);
+      return ready;
+    };
+    switch (outcome) {
+      case "now":
+        return end(true, false);
+      case "soon":
+        return Promise.resolve(end(true, false));
+      case "dead":
+        return end(false, false);
+      case "throws":
+        end(false, true);
+        throw new Error("The reset failed");
+      case "rejects":
+        end(false, true);
+        return Promise.reject(new Error("The reset failed"));
+      case "never":
+        return new Promise(() => {});
+      case "slow":
+        return new Promise((resolve, reject) => {
+          this.slow.push({
+            kind: "reset",
+            succeed: () => resolve(end(true, false)),
+            fail: () => {
+              end(false, true);
+              reject(new Error("The reset failed"));
+            },
+          });
+        });
+    }
+  }
+
+  #observe(what: "acquired" | "released", duration: number): void {
+    this.activity++;
+    if (what === "acquired") this.#acquired++;
+    else this.#released++;
+    this.expect(duration >= 0 && duration <= this.clock.now, what);
+    this.#interfere();
+  }
+
+  /** The pool says that a place is free, and why the resource was closed. */
+  #freed(resource: Resource, reason: PoolCloseReason): void {
+    this.activity++;
+    this.expect(!resource.freed, "frees a place twice");
+    resource.freed = true;
+    const { at, idle, leastIdle, full } = resource.closing!;
+    const { maxLifetime = 0 } = this.options;
+    const overdue = this.#isOverdue(resource);
+    if (overdue) this.#mayBeOverdue++;
+    if (resource.state !== "gone") {
+      this.#overdue++;
+      this.expect(overdue, "frees a place before its close has ended");
+    }
+    this.expect((reason === "late") === resource.late, "late");
+    this.expect(
+      reason !== "idleTimeout" || idle >= leastIdle,
+      "idleTimeout closes what minIdle keeps",
+    );
+    this.expect(
+      reason !== "maxLifetime" || idle >= leastIdle || full ||
+        at - resource.openedAt >= maxLifetime,
+      "retires before the replacement stands",
+    );
+  }
+
+  #isOverdue({ closing }: Resource): boolean {
+    const { releaseTimeout = 0 } = this.options;
+    return releaseTimeout > 0 && this.clock.now - closing!.at >= releaseTimeout;
+  }
+
   #close(resource: Resource): void | Promise<void> {
     this.activity++;
-    this.expect(
-      resource.state !== "closing" && resource.state !== "gone",
-      "twice",
-    );
-    this.expect(resource.state !== "borrowed", "closes what is borrowed");
-    // A pool that closes takes no notice of pings any more.
+    const { state } = resource;
+    this.expect(state !== "closing" && state !== "gone", "twice");
+    if (state === "borrowed") {
+      this.expect(this.drainOver(), "closes what is borrowed");
+      resource.drained = true;
+    }
+    if (state === "resetting" || resource.unready) this.#resetInVain++;
+    // A pool that closes takes no notice of resets, and nobody does of those that an eviction has abandoned.
+    if (this.closing === undefined && !resource.evicted) {
+      if (state === "resetting") {
+        const { releaseTimeout = 0 } = this.options;
+        this.expect(releaseTimeout > 0, "closes what is being reset");
+      }
+      if (state === "resetting" || resource.unready !== undefined) {
+        this.#resetFailed++;
+        if (resource.unready !== "false") this.#resetErrors++;
+      }
+    }
+    // Nor of pings.
     if (this.closing === undefined) {
-      if (resource.state === "pinging" || resource.dead) this.#pingFailed++;
-      if (resource.state === "pinging") {
+      if (state === "pinging" || resource.dead) this.#pingFailed++;
+      if (state === "pinging") {
         const { pingTimeout = 0 } = this.options;
         this.expect(pingTimeout > 0, "closes what is being pinged");
       }
@@ -285,6 +466,13 @@ class World {
     if (!resource.lent && resource.since === resource.openedAt) {
       this.#closedOnArrival++;
     }
+    const { idle, open } = this.pool.stats();
+    resource.closing = {
+      at: this.clock.now,
+      idle,
+      leastIdle: this.leastIdle,
+      full: open >= this.maxCap,
+    };
     resource.state = "closing";
     const outcome = this.script.close();
     this.#interfere();
@@ -294,7 +482,9 @@ class World {
     };
     const fail = () => {
       end();
-      this.#closeFailed++;
+      // Whoever overruns is not listened to any more.
+      if (!this.#isOverdue(resource)) this.#closeFailed++;
+      else if (!resource.freed) this.#mayHaveFailed++;
       return new Error("The close failed");
     };
     switch (outcome) {
@@ -328,8 +518,15 @@ class World {
   }
 
   #loosen(resource: Resource): void {
+    const { now } = this.clock;
     resource.state = "loose";
-    resource.since = this.clock.now;
+    resource.since = resource.checkedAt = resource.looseAt = now;
+  }
+
+  /** Most that `minIdle` may ask for. */
+  get leastIdle(): number {
+    if (this.closing !== undefined) return 0;
+    return Math.min(this.options.minIdle ?? 0, this.maxIdle, this.maxCap);
   }
 
   #tell(error: unknown): void {
@@ -397,19 +594,22 @@ class World {
   tryGet(): void {
     const { idleTimeout = 0, idleOrder } = this.options;
     const { waiting } = this.pool.stats();
-    const times = this.resources.filter(({ state, late, since }) =>
-      state === "loose" && !late &&
-      (idleTimeout === 0 || this.clock.now - since < idleTimeout)
-    ).map(({ since }) => since);
+    const idle = this.resources.filter(({ state, late }) =>
+      state === "loose" && !late
+    ).toSorted((a, b) => a.since - b.since);
+    const cold =
+      idle.filter(({ since }) =>
+        idleTimeout > 0 && this.clock.now - since >= idleTimeout
+      ).length;
+    // The coldest are closed, but for those that minIdle keeps.
+    idle.splice(0, Math.max(0, Math.min(cold, idle.length - this.leastIdle)));
     const resource = this.pool.tryGet();
     if (resource === undefined) return;
     this.expect(waiting === 0, "passes a waiter");
     // Who has outlived a spread lifetime is not to be known from here.
     if (this.activity === this.#rested && !this.options.maxLifetime) {
-      const next = idleOrder === "fifo"
-        ? Math.min(...times)
-        : Math.max(...times);
-      this.expect(resource.since === next, "lends in another order");
+      const next = idleOrder === "fifo" ? idle[0] : idle.at(-1);
+      this.expect(resource.since === next?.since, "lends in another order");
     }
     this.#lent(resource);
   }
@@ -421,13 +621,18 @@ class World {
     const idle = this.clock.now - resource.since;
     this.expect(resource.state === "loose", "lends what it has not");
     this.expect(!resource.doomed && !resource.late, "lends what is dead");
-    this.expect(idleTimeout === 0 || idle < idleTimeout, "lends what is cold");
+    this.expect(
+      idleTimeout === 0 || idle < idleTimeout ||
+        (this.options.minIdle ?? 0) > 0,
+      "lends what is cold",
+    );
     this.expect(
       maxLifetime === 0 || this.clock.now - resource.openedAt < maxLifetime,
       "lends what is old",
     );
     if (this.pinging && pingAfterIdle > 0) {
-      this.expect(idle < pingAfterIdle, "lends unverified");
+      const unpinged = this.clock.now - resource.checkedAt;
+      this.expect(unpinged < pingAfterIdle, "lends unverified");
     }
     resource.state = "borrowed";
     resource.lent = true;
@@ -447,6 +652,14 @@ class World {
     this.activity++;
     this.#loosen(resource);
     this.pool.put(resource);
+  }
+
+  /** Gives back what was closed in its borrower's hands: nothing happens, once. */
+  putDrained(resource: Resource): void {
+    const before = this.pool.stats();
+    this.pool.put(resource);
+    assertEquals(this.pool.stats(), before);
+    resource.drained = false;
   }
 
   discard(resource: Resource): void {
@@ -474,19 +687,34 @@ class World {
 
   resize(maxCap: number, maxIdle?: number): void {
     this.activity++;
+    this.#lastResize = this.clock.now;
     this.#allowed = Math.max(maxCap, this.pool.stats().open);
     this.maxCap = maxCap;
-    if (maxIdle !== undefined) this.maxIdle = maxIdle;
-    else if (this.options.maxIdle === undefined) this.maxIdle = maxCap;
+    this.#maxIdleGiven = maxIdle ?? this.#maxIdleGiven;
+    this.maxIdle = this.#maxIdleGiven ?? maxCap;
     this.pool.resize({ maxCap, ...(maxIdle !== undefined && { maxIdle }) });
   }
 
-  evict(): void {
+  evictAll(): void {
+    for (const resource of this.resources) this.#condemn(resource);
     this.activity++;
-    for (const resource of this.resources) {
-      if (resource.state === "loose" && !this.awaited()) resource.doomed = true;
+    this.pool.evictAll();
+  }
+
+  evict(resource: Resource): void {
+    this.#condemn(resource);
+    this.activity++;
+    this.pool.evict(resource);
+  }
+
+  #condemn(resource: Resource): void {
+    const { state } = resource;
+    if (state === "gone" || state === "closing") return;
+    if (state === "resetting" || resource.unready) resource.evicted = true;
+    // What is loose may have been handed over, or not yet delivered, in this turn.
+    if (state !== "loose" || this.activity === this.#rested) {
+      resource.doomed = true;
     }
-    this.pool.evict();
   }
 
   close(signal?: AbortSignal): void {
@@ -494,6 +722,7 @@ class World {
     const first = this.closing;
     // Known before the call, for the callbacks in it.
     this.closing ??= Promise.resolve();
+    this.#closedAt = Math.min(this.#closedAt, this.clock.now);
     const promise = this.pool.close(signal && { signal });
     if (first !== undefined) {
       // Within a callback of the first call, its promise is not known here yet.
@@ -529,11 +758,12 @@ class World {
     const { pool, options, clock } = this;
     const stats = pool.stats();
     const count = (state: Resource["state"]) =>
-      this.resources.filter((r) => r.state === state && !r.late).length;
+      this.resources.filter((r) => r.state === state && !r.late && !r.freed)
+        .length;
     const opening = [...this.calls].filter((call) => !this.#cut(call))
       .length;
     const line = this.gets.filter(({ pending }) => pending);
-    const supply = opening + count("pinging");
+    const supply = opening + count("pinging") + count("resetting");
     const closing = count("closing");
 
     // What the world has, and what the pool thinks it has.
@@ -541,9 +771,12 @@ class World {
     const expected: PoolStats = {
       open: stats.idle + stats.inUse + stats.opening + closing,
       idle: count("loose"),
-      inUse: count("borrowed") + count("pinging"),
+      inUse: count("borrowed") + count("pinging") + count("resetting"),
       opening,
       waiting: Math.max(0, line.length - supply),
+      pending: line.length,
+      maxCap: this.maxCap,
+      closed: this.closing !== undefined,
       getCount: this.#served,
       waitCount: stats.waitCount,
       waitDuration: stats.waitDuration,
@@ -552,6 +785,7 @@ class World {
       openedCount: this.#opened,
       openFailedCount: this.#openFailed + cuts,
       pingFailedCount: this.#pingFailed,
+      resetFailedCount: this.#resetFailed,
       maxIdleClosed: stats.maxIdleClosed,
       idleTimeoutClosed: stats.idleTimeoutClosed,
       maxLifetimeClosed: stats.maxLifetimeClosed,
@@ -562,8 +796,26 @@ class World {
       // The whole comparison, slow as it is, only for its message.
       if (stats[key] !== expected[key]) assertEquals(stats, expected);
     }
-    assert(cuts === 0 || (options.factoryTimeout ?? 0) > 0);
-    assert(this.#closeFailuresTold === this.#closeFailed, "close failures");
+    assert(
+      cuts === 0 || (options.factoryTimeout ?? 0) > 0 || this.drainOver(),
+    );
+    const failuresTold = this.#closeFailuresTold - this.#closeFailed;
+    assert(failuresTold >= 0, "close failures");
+    assert(failuresTold <= this.#mayHaveFailed, "close failures");
+    assert(this.#closeOverdueTold >= this.#overdue, "overdue closes");
+    assert(this.#closeOverdueTold <= this.#mayBeOverdue, "overdue closes");
+    assert(this.#resetErrorsTold === this.#resetErrors, "reset failures");
+    if (this.observing) {
+      const borrowed = this.#acquired - this.#released;
+      assert(borrowed === count("borrowed"), "acquired and released");
+    }
+    for (const resource of this.resources) {
+      const { state, freed } = resource;
+      if (state === "gone") assert(freed, "keeps the place of what is closed");
+      if (state !== "closing" || freed) continue;
+      assert(!this.#isOverdue(resource), "awaits a close too long");
+    }
+    if (this.drainOver()) assert(count("borrowed") === 0, "drains too late");
 
     // Never more than may be, and never less than can be.
     assert(stats.open <= this.#allowed, "more open than allowed");
@@ -580,10 +832,21 @@ class World {
         "somebody waits while something may be opened",
       );
     }
+    const { leastIdle } = this;
+    if (stats.idle + Math.max(0, supply - line.length) < leastIdle) {
+      const pause = 100 * 2 ** (this.#failuresInRow - 1);
+      assert(
+        stats.open >= this.maxCap ||
+          stats.opening >= (options.maxOpening ?? this.maxCap) ||
+          (this.#failuresInRow > 0 && clock.now - this.#failedAt <= pause) ||
+          cuts > 0,
+        "leaves fewer than minIdle idle",
+      );
+    }
     if ((options.minIdle ?? 0) === 0) {
       assert(
         this.#factoryCalls <= (options.initialCap ?? 0) + this.gets.length +
-            this.#closedOnArrival,
+            this.#closedOnArrival + this.#resetInVain,
         "calls the factory for nobody",
       );
     }
@@ -595,11 +858,20 @@ class World {
       assert(this.closing === undefined, "waits for a closed pool");
     }
     const { idleTimeout = 0, reapInterval = 0 } = options;
-    for (const { state, late, doomed, since } of this.resources) {
-      if (state !== "loose") continue;
+    const idle = this.resources.filter(({ state }) => state === "loose");
+    for (const { late, doomed } of idle) {
       assert(!late && !doomed, "keeps what it may not");
+    }
+    if (idle.length > leastIdle && idleTimeout > 0) {
+      // The reaper may have had no reason to look before there was a surplus.
+      const surplusAt = Math.max(
+        this.#lastResize,
+        ...idle.map(({ looseAt }) => looseAt),
+      );
+      const coldAt = Math.min(...idle.map(({ since }) => since)) + idleTimeout;
       assert(
-        idleTimeout === 0 || clock.now - since <= idleTimeout + reapInterval,
+        clock.now <= reapInterval +
+            (leastIdle > 0 ? Math.max(coldAt, surplusAt) : coldAt),
         "keeps what is cold",
       );
     }
@@ -622,12 +894,13 @@ class World {
   /** Ends the schedule: nothing may remain. */
   async end(): Promise<void> {
     this.checkFailures();
+    const { drainTimeout = 0, releaseTimeout = 0 } = this.options;
     this.close();
     await this.rest();
     this.check();
     for (let left = 1; left > 0;) {
       const slow = this.slow.splice(0);
-      const borrowed = this.borrowed();
+      const borrowed = drainTimeout > 0 ? [] : this.borrowed();
       left = slow.length + borrowed.length;
       for (const { succeed } of slow) succeed();
       for (const resource of borrowed) {
@@ -637,13 +910,25 @@ class World {
       await this.rest();
       this.check();
     }
-    // Calls that never end hold up the close until they are cut.
+    // Borrowers that never put hold up the close until it is over for them.
+    if (drainTimeout > 0) {
+      await this.wait(drainTimeout);
+      for (const { succeed } of this.slow.splice(0)) succeed();
+      await this.rest();
+      this.check();
+      assert(this.borrowed().length === 0, "drains");
+    }
+    // Calls that never end hold it up until they are cut.
     if (this.calls.size > 0) await this.wait(this.options.factoryTimeout ?? 0);
+    await this.wait(releaseTimeout);
     this.check();
     assert(this.clock.timers === 0, "leaves timers");
+    for (const resource of this.resources) {
+      if (resource.drained) this.putDrained(resource);
+    }
     const stuck = this.resources.filter(({ state }) => state !== "gone");
     assert(stuck.every(({ state }) => state === "closing"), "leaks");
-    const kept = stuck.filter(({ late }) => !late).length;
+    const kept = stuck.filter(({ late, freed }) => !late && !freed).length;
     assert((this.closeState === "resolved") === (kept === 0), this.closeState);
     assert(this.pool.stats().open === kept);
     if (kept === 0) return;
@@ -669,7 +954,8 @@ const OUTCOMES: readonly Outcome[] = [
   "slow",
   "slow",
 ];
-const PINGS: readonly (Outcome | "dead")[] = [...OUTCOMES, "dead"];
+/** Pings and resets. */
+const CHECKS: readonly (Outcome | "dead")[] = [...OUTCOMES, "dead"];
 
 function randomOptions(
   random: Random,
@@ -690,6 +976,9 @@ function randomOptions(
     factoryTimeout: pick(random, [0, 0, 12]),
     pingTimeout: pick(random, [0, 7]),
     pingAfterIdle: pick(random, [0, 5]),
+    pingInterval: pick(random, [0, 0, 6]),
+    releaseTimeout: pick(random, [0, 0, 9]),
+    drainTimeout: pick(random, [0, 0, 15]),
     idleOrder: pick(random, ["lifo", "fifo"]),
     reapInterval: 4,
   };
@@ -700,7 +989,8 @@ function act(
   random: Random,
   signals: (AbortController | undefined)[],
 ): string {
-  const borrowed = world.borrowed();
+  // What is borrowed when the drain is over is being taken from its borrowers.
+  const borrowed = world.drainOver() ? [] : world.borrowed();
   const dice = random();
   if (dice < 0.34) {
     const timeout = pick(random, [0, 0, 5, 20]);
@@ -749,13 +1039,24 @@ function act(
     world.resize(maxCap, maxIdle);
     return `resize ${maxCap} ${maxIdle}`;
   }
+  if (dice < 0.955) {
+    world.evictAll();
+    return "evictAll";
+  }
   if (dice < 0.97) {
-    world.evict();
-    return "evict";
+    if (world.resources.length === 0) return "";
+    const resource = pick(random, world.resources);
+    world.evict(resource);
+    return `evict ${resource.id}`;
   }
   if (dice < 0.98) {
     world.close();
     return "close";
+  }
+  const drained = world.resources.find(({ drained }) => drained);
+  if (drained !== undefined && world.depth === 0) {
+    world.putDrained(drained);
+    return `put drained ${drained.id}`;
   }
   const other = world.resources.find(({ state }) =>
     state === "gone" || state === "closing" ||
@@ -779,7 +1080,8 @@ async function schedule(seed: number, clock: FakeClock): Promise<void> {
     options,
     {
       factory: () => pick(random, OUTCOMES),
-      ping: () => pick(random, PINGS),
+      ping: () => pick(random, CHECKS),
+      reset: () => pick(random, CHECKS),
       close: () => pick(random, OUTCOMES),
     },
     (world) => {
@@ -788,6 +1090,8 @@ async function schedule(seed: number, clock: FakeClock): Promise<void> {
       world.steps.push(`  (${act(world, random, signals)})`);
     },
     random() < 0.6,
+    random() < 0.4,
+    random() < 0.3,
   );
   try {
     const steps = 5 + Math.floor(random() * 14);
@@ -892,10 +1196,18 @@ async function combine(
   let priming = true;
   const world = new World(
     clock,
-    { maxCap, initialCap: maxCap, factoryTimeout: 15, pingTimeout: 15 },
+    {
+      maxCap,
+      initialCap: maxCap,
+      factoryTimeout: 15,
+      pingTimeout: 15,
+      releaseTimeout: 0,
+      drainTimeout: 0,
+    },
     {
       factory: () => (priming ? undefined : left.factory.shift()) ?? "now",
       ping: () => left.ping.shift() ?? "now",
+      reset: () => "now",
       close: () => left.close.shift() ?? "now",
     },
   );

@@ -608,7 +608,7 @@ Deno.test("Pool serves the next waiter, whatever frees a place or a resource", a
     "a discard": (rig, held) => rig.pool.discard(held),
     "a larger maxCap": (rig) => rig.pool.resize({ maxCap: 2 }),
     "an evicted one that comes back": (rig, held) => {
-      rig.pool.evict();
+      rig.pool.evictAll();
       rig.pool.put(held);
     },
     "an evicted single one that comes back": (rig, held) => {
@@ -736,7 +736,12 @@ Deno.test("Pool.get() with an aborted signal takes nothing, not even from a clos
 
 Deno.test("Pool.get() times out in line, in the factory and in the ping", async () => {
   for (const where of ["line", "factory", "ping"] as const) {
-    using rig = new Rig({ maxCap: 1, ping: never, getTimeout: 100 }, true);
+    using rig = new Rig({
+      maxCap: 1,
+      ping: never,
+      pingTimeout: 0,
+      getTimeout: 100,
+    }, true);
     if (where !== "factory") {
       const get = rig.pool.get();
       await rig.deliver(0);
@@ -1395,56 +1400,38 @@ Deno.test("Pool's reaper runs every half of the shortest limit, only while it ha
   assertEquals(rig.clock.timers, 0);
 });
 
-Deno.test("Pool's reaper keeps minIdle open and idle, and goes on after a failure", async () => {
-  let down = true;
-  using rig: Rig = new Rig({
-    minIdle: 2,
-    maxCap: 3,
-    reapInterval: 100,
-    factory: () => {
-      if (down) throw new Error("down");
-      return rig.make();
-    },
-  });
-  await rig.clock.tick(100);
-  assertEquals(rig.errors.length, 2);
-  assertEquals(rig.errors[0]![1], "factory");
-  down = false;
-  await rig.clock.tick(99);
-  assertEquals(rig.stats().open, 0);
-  await rig.clock.tick(1);
+Deno.test("Pool keeps minIdle open and idle: at the start, and whenever fewer are left", async () => {
+  using rig = new Rig({ minIdle: 2, maxCap: 4 });
+  await settle();
   assertEquals(rig.now, "open 2 idle 2 inUse 0 opening 0 waiting 0");
-  await rig.clock.tick(100);
+  // No limit needs the reaper, and minIdle needs none.
   assertEquals(rig.clock.timers, 0);
   const [a, b] = await rig.take(2);
-  await rig.clock.tick(200);
-  assertEquals(rig.now, "open 3 idle 1 inUse 2 opening 0 waiting 0");
-  // Nothing more may be opened: nothing to look at.
-  assertEquals(rig.clock.timers, 0);
+  await settle();
+  assertEquals(rig.now, "open 4 idle 2 inUse 2 opening 0 waiting 0");
+  const [c] = await rig.take(1);
+  // Nothing more may be opened.
+  assertEquals(rig.now, "open 4 idle 1 inUse 3 opening 0 waiting 0");
+  rig.pool.discard(c!);
+  await settle();
+  assertEquals(rig.now, "open 4 idle 2 inUse 2 opening 0 waiting 0");
+  rig.pool.evictAll();
+  await settle();
+  assertEquals(rig.now, "open 4 idle 2 inUse 2 opening 0 waiting 0");
   rig.pool.discard(a!);
-  await rig.clock.tick(100);
-  assertEquals(rig.now, "open 3 idle 2 inUse 1 opening 0 waiting 0");
-  rig.pool.put(b!);
-  await rig.pool.close();
+  rig.pool.discard(b!);
+  await settle();
+  assertEquals(rig.now, "open 2 idle 2 inUse 0 opening 0 waiting 0");
   assertEquals(rig.clock.timers, 0);
 });
 
-Deno.test("Pool's reaper replaces what expired, up to minIdle", async () => {
-  using rig = new Rig({ minIdle: 1, idleTimeout: 1000 });
-  await rig.clock.tick(500);
-  assertEquals(rig.opened.length, 1);
-  await rig.clock.tick(1000);
-  assertEquals(rig.closed.length, 1);
-  assertEquals(rig.now, "open 1 idle 1 inUse 0 opening 0 waiting 0");
-});
-
-Deno.test("Pool's reaper does not open again what is on its way", async () => {
-  using rig = new Rig({ minIdle: 2, reapInterval: 100 }, true);
+Deno.test("Pool does not open again for minIdle what is on its way", async () => {
+  using rig = new Rig({ minIdle: 2 }, true);
+  assertEquals(rig.calls.length, 2);
   await rig.clock.tick(500);
   assertEquals(rig.calls.length, 2);
-  // What a caller takes of it is missing again at the next look.
+  // What a caller takes of it is missing again.
   const get = rig.pool.get();
-  await rig.clock.tick(100);
   assertEquals(rig.calls.length, 3);
   await rig.deliver(0);
   await rig.deliver(1);
@@ -1454,19 +1441,12 @@ Deno.test("Pool's reaper does not open again what is on its way", async () => {
 });
 
 Deno.test("Pool opens for minIdle one after another with maxOpening 1", async () => {
-  using rig = new Rig({ minIdle: 3, maxOpening: 1, reapInterval: 100 }, true);
-  await rig.clock.tick(100);
+  using rig = new Rig({ minIdle: 3, maxOpening: 1 }, true);
   assertEquals(rig.calls.length, 1);
   await rig.deliver(0);
   assertEquals(rig.calls.length, 2);
-  // A failure waits for the reaper's next look.
-  rig.calls[1]!.reject(new Error("down"));
-  await settle();
-  assertEquals(rig.calls.length, 2);
-  await rig.clock.tick(100);
-  assertEquals(rig.calls.length, 3);
+  await rig.deliver(1);
   await rig.deliver(2);
-  await rig.deliver(3);
   assertEquals(rig.now, "open 3 idle 3 inUse 0 opening 0 waiting 0");
 });
 
@@ -1614,7 +1594,7 @@ Deno.test("Pool stays whole when its callbacks call back into it", async () => {
     gets.push(pool.get().then((resource) => held.push(resource), () => {}));
     const back = held.shift();
     if (back !== undefined) pool.put(back);
-    pool.evict();
+    pool.evictAll();
     const { open, idle, inUse, opening } = pool.stats();
     assert(open >= idle + inUse + opening);
     depth--;
@@ -2109,6 +2089,9 @@ Deno.test("Pool.stats() is a plain snapshot of all its figures", async () => {
     inUse: 0,
     opening: 0,
     waiting: 0,
+    pending: 0,
+    maxCap: 2,
+    closed: false,
     getCount: 0,
     waitCount: 0,
     waitDuration: 0,
@@ -2117,6 +2100,7 @@ Deno.test("Pool.stats() is a plain snapshot of all its figures", async () => {
     openedCount: 0,
     openFailedCount: 0,
     pingFailedCount: 0,
+    resetFailedCount: 0,
     maxIdleClosed: 0,
     idleTimeoutClosed: 0,
     maxLifetimeClosed: 0,
@@ -2292,10 +2276,11 @@ Deno.test("Pool's hooks may be an object of a class, with fields of its own", as
   assertEquals([hooks.opens, hooks.closes], [1, 1]);
 });
 
-Deno.test("Pool.open() rejects with the error of the first failure, the others closed", async () => {
+Deno.test("Pool.open() rejects at once with the error of the first failure, and closes the others", async () => {
   const closed: number[] = [];
   let calls = 0;
   const errors: unknown[] = [];
+  const late = Promise.withResolvers<number>();
   const error = await assertRejects(() =>
     Pool.open({
       factory: async (signal) => {
@@ -2306,10 +2291,7 @@ Deno.test("Pool.open() rejects with the error of the first failure, the others c
           throw new Error("second");
         }
         // A third that heeds its signal, and a fourth that does not.
-        if (id === 4) {
-          await settle(30);
-          return id;
-        }
+        if (id === 4) return late.promise;
         return new Promise<number>((_, reject) => {
           signal.addEventListener("abort", () => reject(signal.reason));
         });
@@ -2320,6 +2302,9 @@ Deno.test("Pool.open() rejects with the error of the first failure, the others c
     })
   );
   assertEquals((error as Error).message, "second");
+  assertEquals(closed, [1]);
+  late.resolve(4);
+  await settle();
   assertEquals(closed, [1, 4]);
   assertEquals(errors, []);
 });
@@ -2337,8 +2322,9 @@ Deno.test("Pool.open() leaves later failures to onError", async () => {
   });
   down = true;
   await pool.get();
-  await clock.tick(1000);
+  await clock.tick(99);
   assertEquals(errors, [boom]);
+  await pool.close({ signal: AbortSignal.abort() }).catch(() => {});
 });
 
 Deno.test("Pool.use() puts after success and discards after failure", async () => {
@@ -2429,7 +2415,7 @@ Deno.test("Pool.lease() that is over does not touch the next borrower's", async 
   assertEquals(rig.stats().inUse, 1);
 });
 
-Deno.test("Pool.evict() closes what is idle at once and what is borrowed at its put", async () => {
+Deno.test("Pool.evictAll() closes what is idle at once and what is borrowed at its put", async () => {
   const reasons: [number, PoolCloseReason][] = [];
   using rig = new Rig({
     maxCap: 3,
@@ -2438,7 +2424,7 @@ Deno.test("Pool.evict() closes what is idle at once and what is borrowed at its 
   const [a, b, c] = await rig.take(3);
   rig.pool.put(a!);
   rig.pool.put(b!);
-  rig.pool.evict();
+  rig.pool.evictAll();
   assertEquals(rig.closed, [a!, b!]);
   const d = await rig.pool.get();
   rig.pool.put(c!);
@@ -2447,7 +2433,7 @@ Deno.test("Pool.evict() closes what is idle at once and what is borrowed at its 
   assertEquals(reasons, [[1, "evict"], [2, "evict"], [3, "evict"]]);
 });
 
-Deno.test("Pool.evict() keeps nothing that was asked for before it", async () => {
+Deno.test("Pool.evictAll() keeps nothing that was asked for before it", async () => {
   using rig = new Rig({ ping: () => answer.promise }, true);
   const answer = Promise.withResolvers<boolean>();
   // Opened for nobody any more.
@@ -2455,7 +2441,7 @@ Deno.test("Pool.evict() keeps nothing that was asked for before it", async () =>
   const get = watch(rig.pool.get({ signal: gone.signal }));
   await settle();
   gone.abort();
-  rig.pool.evict();
+  rig.pool.evictAll();
   const a = await rig.deliver(0);
   assertEquals(get.state, "rejected");
   assertEquals(rig.closed, [a]);
@@ -2465,7 +2451,7 @@ Deno.test("Pool.evict() keeps nothing that was asked for before it", async () =>
   rig.pool.put(await rig.deliver(1) && await first);
   const second = watch(rig.pool.get());
   await settle();
-  rig.pool.evict();
+  rig.pool.evictAll();
   answer.resolve(true);
   await settle();
   assertEquals(rig.closed.length, 2);
@@ -2474,16 +2460,16 @@ Deno.test("Pool.evict() keeps nothing that was asked for before it", async () =>
   assertEquals(second.state, "resolved");
 });
 
-Deno.test("Pool.evict() of one resource closes it idle, or at its put, and no other", async () => {
+Deno.test("Pool.evictAll() of one resource closes it idle, or at its put, and no other", async () => {
   using rig = new Rig({ maxCap: 3 });
   const [a, b, c] = await rig.take(3);
   rig.pool.put(a!);
   rig.pool.put(b!);
-  rig.pool.evict(a);
+  rig.pool.evict(a!);
   assertEquals(rig.closed, [a!]);
-  rig.pool.evict(a);
+  rig.pool.evict(a!);
   rig.pool.evict({ id: 9 });
-  rig.pool.evict(c);
+  rig.pool.evict(c!);
   assertEquals(rig.now, "open 2 idle 1 inUse 1 opening 0 waiting 0");
   rig.pool.put(c!);
   assertEquals(rig.closed, [a!, c!]);

@@ -73,6 +73,22 @@ export class Program implements AsyncDisposable {
     }
   }
 
+  /** Waits until somebody listens on a port, as it says that it will. */
+  async listens(port: number): Promise<void> {
+    const deadline = performance.now() + PATIENCE;
+    for (;;) {
+      try {
+        (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+        return;
+      } catch (error) {
+        if (!(error instanceof Deno.errors.ConnectionRefused)) throw error;
+      }
+      const late = performance.now() > deadline;
+      if (late || !this.#alive) throw this.#failure(`did not listen`);
+      await within(20, this.#ended);
+    }
+  }
+
   /** Waits for its end, which must be a success, and returns its output. */
   async succeeds(): Promise<string> {
     const status = await within(PATIENCE, this.#ended);
@@ -130,6 +146,26 @@ export class Program implements AsyncDisposable {
   }
 }
 
+/**
+ * Starts a program that listens on a port of the loopback, and waits until it
+ * does.
+ */
+export async function startServer(
+  port: number,
+  command: string,
+  args: string[],
+  options: ProgramOptions = {},
+): Promise<Program> {
+  const program = new Program(command, args, options);
+  try {
+    await program.listens(port);
+    return program;
+  } catch (error) {
+    await program[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
 /** Resolves to what `promise` does, or to undefined when the time is up. */
 async function within<T>(
   ms: number,
@@ -184,8 +220,9 @@ export function startExample(
 }
 
 /**
- * Declares a test against programs that others wrote. Where one of them is not
- * installed the test is ignored, and its name says why.
+ * Declares a test against programs that others wrote. Its name tells their
+ * versions. Where one of them is not installed the test is ignored, and its name
+ * says why.
  *
  * @param test Gets the programs' paths by their names, and a folder that is
  * removed afterwards.
@@ -202,7 +239,10 @@ export function testPeers<Name extends string>(
     return Deno.test.ignore(`${name} (not installed: ${names})`, () => {});
   }
   const paths = Object.fromEntries(found) as Record<Name, string>;
-  Deno.test(name, async () => {
+  const versions = new Set(
+    found.map(([name, path]) => versionOf(path!) ?? name),
+  );
+  Deno.test(`${name} (${[...versions].join(", ")})`, async () => {
     const folder = await Deno.makeTempDir();
     try {
       await test(paths, folder);
@@ -216,6 +256,8 @@ export function testPeers<Name extends string>(
 function findProgram(name: string): string | null {
   const folders = (Deno.env.get("PATH") ?? "").split(":");
   folders.push("/usr/local/sbin", "/usr/sbin", "/sbin");
+  // Not programs themselves, but what an interpreter runs.
+  folders.push("/usr/share/java", "/usr/lib/python3/dist-packages");
   try {
     for (const { name } of Deno.readDirSync("/usr/lib/postgresql")) {
       folders.push(`/usr/lib/postgresql/${name}/bin`);
@@ -231,4 +273,22 @@ function findProgram(name: string): string | null {
     }
   }
   return null;
+}
+
+/** The Debian package that a program is of, and its version. */
+function versionOf(path: string): string | undefined {
+  const ask = (...args: string[]) => {
+    const { success, stdout } = new Deno.Command("dpkg-query", { args })
+      .outputSync();
+    return success ? new TextDecoder().decode(stdout).trim() : undefined;
+  };
+  try {
+    // Behind links, such as those of alternatives, which no package is named for.
+    const owner = ask("--search", Deno.realPathSync(path))?.split(":")[0];
+    return owner && ask("--show", "--showformat=${Package} ${Version}", owner);
+  } catch (error) {
+    // Not a Debian.
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
 }

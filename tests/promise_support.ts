@@ -49,6 +49,11 @@ export function turn(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
+/** Lets timers and I/O go on for a moment, also where time is faked. */
+export function immediate(): Promise<void> {
+  return new Promise((resolve) => setImmediate(() => resolve()));
+}
+
 /** An `AbortSignal` that counts its listeners. */
 export class CountingSignal {
   readonly #controller = new AbortController();

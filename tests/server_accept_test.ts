@@ -123,7 +123,7 @@ for (const [name, error] of EXHAUSTION) {
     assertEquals(heads(conn.answers()), [1]);
     assertEquals(time.delays.slice(expected.length), [5, 10]);
     assertEquals(told.length, 2);
-    await server.shutdown();
+    await time.until(server.shutdown());
     assertEquals(time.timers, 0);
   });
 }
@@ -149,7 +149,7 @@ for (const [name, error] of PER_CONNECTION) {
     assertEquals(time.delays, []);
     const { acceptErrors, totalConnections, errors } = server.stats();
     assertEquals([acceptErrors, totalConnections, errors], [120, 40, 0]);
-    await server.shutdown();
+    await time.until(server.shutdown());
   });
 }
 
@@ -301,7 +301,7 @@ Deno.test("Accepting does not pause for failures that each had to be waited for"
     assertEquals(listener.accepts, i + 2);
   }
   assertEquals(time.delays, []);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });
 
 Deno.test("A shutdown during a backoff ends it, and the end of a connection makes for another try", async () => {
@@ -320,7 +320,7 @@ Deno.test("A shutdown during a backoff ends it, and the end of a connection make
   listener.push(EMFILE);
   await microtasks();
   assertEquals(time.timers, 1);
-  await server.shutdown();
+  await time.until(server.shutdown());
   await microtasks();
   assertEquals(time.timers, 0);
   assertEquals(listener.accepts, 4);
@@ -335,7 +335,7 @@ Deno.test("A backoff keeps the process alive only if the server does", async () 
     listener.push(EMFILE);
     await microtasks();
     assertEquals([time.timers, time.refed], [1, refed ? 1 : 0]);
-    await server.shutdown();
+    await time.until(server.shutdown());
   }
 });
 
@@ -356,5 +356,5 @@ Deno.test("Accepts that fail now and then do not add up to a pause, however many
   assertEquals(heads(conn.answers()), [1]);
   assertEquals(time.delays, []);
   assertEquals(server.stats().acceptErrors, 500);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });

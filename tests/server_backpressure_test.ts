@@ -4,7 +4,7 @@
  */
 import { assertEquals, assertLess, assertLessOrEqual } from "@std/assert";
 import { concat } from "@std/bytes";
-import { serve, serveConnection } from "../server.ts";
+import { NO_RESPONSE, serve, serveConnection } from "../server.ts";
 import { KIB } from "./bytes_support.ts";
 import { Peer, settle, StubConnection, wire } from "./server_support.ts";
 
@@ -83,6 +83,7 @@ Deno.test("What is read ahead while handlers are busy is bounded", async () => {
     const gate = Promise.withResolvers<void>();
     const done = serveConnection(conn, async () => {
       await gate.promise;
+      return NO_RESPONSE;
     });
     const one = wire([new Uint8Array(length)]);
     const count = Math.ceil(1_500_000 / one.length);

@@ -6,7 +6,13 @@ import {
   assertNotStrictEquals,
   assertStrictEquals,
 } from "@std/assert";
-import { type HandlerContext, serve, serveConnection } from "../server.ts";
+import type { TransportAddress } from "../codec.ts";
+import {
+  type HandlerContext,
+  NO_RESPONSE,
+  serve,
+  serveConnection,
+} from "../server.ts";
 import {
   heads,
   microtasks,
@@ -79,7 +85,10 @@ Deno.test("A connection has one context, whose signal is made when it is asked f
     for (let i = 0; i < 2; i++) {
       const conn = new StubConnection();
       conn.feed(wire([1, 2]), null);
-      await serveConnection(conn, (_, context) => void contexts.push(context));
+      await serveConnection(conn, (_, context) => {
+        contexts.push(context);
+        return NO_RESPONSE;
+      });
       const { remoteAddr, localAddr } = contexts[2 * i]!;
       assertStrictEquals(remoteAddr, conn.remoteAddr);
       assertStrictEquals(localAddr, conn.localAddr);
@@ -100,7 +109,7 @@ Deno.test("A connection has one context, whose signal is made when it is asked f
 });
 
 Deno.test("A transport without addresses has those of an unnamed Unix socket", async () => {
-  const addrs: Deno.Addr[] = [];
+  const addrs: TransportAddress[] = [];
   const steps = [wire([1]), null];
   await serveConnection({
     read(p) {
@@ -110,7 +119,10 @@ Deno.test("A transport without addresses has those of an unnamed Unix socket", a
     },
     write: (p) => Promise.resolve(p.length),
     close() {},
-  }, (_, { remoteAddr, localAddr }) => void addrs.push(remoteAddr, localAddr));
+  }, (_, { remoteAddr, localAddr }) => {
+    addrs.push(remoteAddr, localAddr);
+    return NO_RESPONSE;
+  });
   const unnamed: Deno.Addr = { transport: "unix", path: "" };
   assertEquals(addrs, [unnamed, unnamed]);
 });

@@ -8,10 +8,11 @@ import {
   assertEquals,
   assertInstanceOf,
   assertStrictEquals,
+  fail,
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import { type FrameOptions, FrameTooLargeError } from "../codec.ts";
-import { serve, serveConnection } from "../server.ts";
+import { NO_RESPONSE, serve, serveConnection } from "../server.ts";
 import { CountingSignal } from "./promise_support.ts";
 import {
   BAD_HEADER,
@@ -220,7 +221,7 @@ Deno.test("A connection whose peer no longer answers TCP's probes is no error", 
       write: (p) => Promise.resolve(p.length),
       close() {},
     },
-    () => null,
+    () => NO_RESPONSE,
     { onError: (error) => reported.push(error) },
   );
   assertEquals(reported, []);
@@ -355,7 +356,42 @@ Deno.test("An aborted signal closes the connection now, and lets go of the signa
 
   const late = new StubConnection();
   late.feed(wire([1]));
-  await serveConnection(late, () => assert(false), { signal });
+  await serveConnection(late, () => fail("handled"), { signal });
   assertEquals([late.closes, late.reads], [1, 0]);
   assertEquals(abort.listeners, 0);
+});
+
+Deno.test("Connections that share a signal share its listener", async () => {
+  const abort = new CountingSignal();
+  const conns = Array.from({ length: 500 }, () => new StubConnection());
+  const all = conns.map((conn) =>
+    serveConnection(conn, echo, { signal: abort.signal })
+  );
+  assertEquals([abort.listeners, abort.added], [1, 1]);
+  // Some end before it aborts, and one as it aborts.
+  for (const conn of conns.slice(0, 250)) conn.feed(null);
+  await Promise.all(all.slice(0, 250));
+  assertEquals([abort.listeners, abort.added], [1, 1]);
+  abort.abort(new Error("enough"));
+  await Promise.all(all);
+  assertEquals(conns.map(({ closes }) => closes), Array(500).fill(1));
+  assertEquals(abort.listeners, 0);
+});
+
+Deno.test("Connections under one signal cost the same however many there are", async () => {
+  const { signal } = new AbortController();
+  /** Milliseconds for each of so many. */
+  const measure = async (count: number) => {
+    const conns = Array.from({ length: count }, () => new StubConnection());
+    const start = performance.now();
+    const all = conns.map((conn) => serveConnection(conn, echo, { signal }));
+    for (const conn of conns) conn.feed(null);
+    await Promise.all(all);
+    return (performance.now() - start) / count;
+  };
+  await measure(500);
+  const few = Math.min(await measure(500), await measure(500));
+  const many = Math.min(await measure(8000), await measure(8000));
+  // With a listener each it was ten times as much, and more.
+  assert(many < 5 * few, `${many} ms each, and ${few} ms with a 16th of them`);
 });

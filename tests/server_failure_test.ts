@@ -1,6 +1,7 @@
 /**
- * Handlers that fail, at once or later: `onError` and the response that it may
- * give, the responses before and after, and the connection's end.
+ * Handlers that fail, at once or later, and what counts as a failure: `onError`
+ * and the response that it may give, the responses before and after, the
+ * connection's end, and what is printed.
  */
 import {
   assertEquals,
@@ -8,7 +9,13 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import { FrameTooLargeError, InvalidFrameLengthError } from "../codec.ts";
-import { type HandlerContext, serve, serveConnection } from "../server.ts";
+import {
+  type Handler,
+  type HandlerContext,
+  serve,
+  serveConnection,
+  type ServerHooks,
+} from "../server.ts";
 import {
   BAD_HEADER,
   heads,
@@ -308,4 +315,158 @@ Deno.test("A handler that fails costs its own connection, after the responses be
   const local = peer.conn.localAddr as Deno.NetAddr;
   assertEquals((told[0]![1]?.remoteAddr as Deno.NetAddr).port, local.port);
   assertEquals(server.stats().errors, 1);
+});
+
+Deno.test("What is neither bytes nor NO_RESPONSE is the handler's failure, which says what to return", async () => {
+  const values: [unknown, string][] = [
+    [undefined, "undefined"],
+    [null, "null"],
+    [7, "7"],
+    ["text", '"text"'],
+    [{}, "an object"],
+    [[1], "an array"],
+    [new ArrayBuffer(1), "ArrayBuffer"],
+    [Symbol("NO_RESPONSE"), "Symbol(NO_RESPONSE)"],
+  ];
+  for (const [value, shown] of values) {
+    for (const later of [false, true]) {
+      const conn = new StubConnection();
+      const errors: Error[] = [];
+      conn.feed(wire([1, 2, 3]), null);
+      await serveConnection(
+        conn,
+        (payload) => {
+          const result = payload[0] === 2 ? value as Uint8Array : payload;
+          return later ? Promise.resolve(result) : result;
+        },
+        { onError: (error) => void errors.push(error as Error) },
+      );
+      assertEquals(heads(conn.answers()), [1], shown);
+      assertEquals(errors.map(({ name, message }) => [name, message]), [[
+        "TypeError",
+        `Handler returned ${shown}; return a Uint8Array, or NO_RESPONSE for a request that gets no response`,
+      ]]);
+    }
+  }
+});
+
+// What is printed -------------------------------------------------------------
+
+/** What is printed with `console.error` while something runs. */
+async function printed(run: () => Promise<unknown>): Promise<unknown[][]> {
+  const lines: unknown[][] = [];
+  const { error } = console;
+  // The server's own timers keep nothing alive.
+  using alive = new DisposableStack();
+  alive.adopt(setInterval(() => {}, 1000), clearInterval);
+  console.error = (...args: unknown[]) => void lines.push(args);
+  try {
+    await run();
+    await settle();
+  } finally {
+    console.error = error;
+  }
+  return lines;
+}
+
+Deno.test("Without onError, failures of handlers and hooks are printed with the peer's address", async () => {
+  const failure = new Error("no");
+  const fails = () => {
+    throw failure;
+  };
+  const handler = "A handler failed for 192.0.2.1:1:";
+  const hook = "A hook failed for 192.0.2.1:1:";
+  const cases: [string, Handler, ServerHooks, unknown[][]][] = [
+    ["a handler that throws", fails, {}, [[handler, failure]]],
+    [
+      "a handler that rejects",
+      () => Promise.reject(failure),
+      {},
+      [[handler, failure]],
+    ],
+    [
+      "hooks that throw",
+      (payload) => payload,
+      {
+        connectionOpen: fails,
+        requestStart: fails,
+        requestEnd: fails,
+        connectionClose: fails,
+      },
+      Array(4).fill([hook, failure]),
+    ],
+    [
+      "a hook that rejects",
+      (payload) => payload,
+      { connectionOpen: (() => Promise.reject(failure)) as () => void },
+      [[hook, failure]],
+    ],
+  ];
+  for (const [name, handler, hooks, expected] of cases) {
+    const serveOne = async (onError?: () => void) => {
+      const conn = new StubConnection();
+      conn.feed(wire([1]), null);
+      await serveConnection(conn, handler, {
+        hooks,
+        ...(onError === undefined ? {} : { onError }),
+      });
+    };
+    assertEquals(await printed(() => serveOne()), expected, name);
+    assertEquals(await printed(() => serveOne(() => {})), [], name);
+  }
+});
+
+Deno.test("What a peer can provoke is never printed", async () => {
+  const lines = await printed(async () => {
+    const steps: Parameters<StubConnection["feed"]>[] = [
+      [BAD_HEADER],
+      [wire([1]).subarray(0, 3), null],
+      [wire([1]).subarray(0, 12)],
+      [new Deno.errors.ConnectionReset("x")],
+      [new Error("broken")],
+      [null],
+      [],
+    ];
+    for (const step of steps) {
+      for (const refuses of [undefined, true, false]) {
+        const conn = new StubConnection();
+        conn.feed(...step);
+        await serveConnection(conn, async (payload, { signal }) => {
+          // A handler that gives up with its connection has not failed.
+          await microtasks();
+          signal.throwIfAborted();
+          return payload;
+        }, {
+          readTimeout: 60,
+          idleTimeout: 60,
+          handshakeTimeout: 60,
+          ...(refuses === undefined ? {} : {
+            handshake: async (conn) => {
+              if (refuses) throw new Error("Refused");
+              await conn.read();
+            },
+          }),
+        });
+      }
+    }
+  });
+  assertEquals(lines, []);
+});
+
+Deno.test("A console that throws changes nothing", async () => {
+  const { error } = console;
+  console.error = () => {
+    throw new Error("no console");
+  };
+  try {
+    const conn = new StubConnection();
+    conn.feed(wire([1, 2]), null);
+    await serveConnection(conn, (payload) => {
+      if (payload[0] === 2) throw new Error("no");
+      return payload;
+    });
+    assertEquals(heads(conn.answers()), [1]);
+  } finally {
+    console.error = error;
+  }
 });

@@ -1,15 +1,22 @@
-/** Hooks and figures: what the server tells of requests, and `stats()`. */
+/** Hooks and figures: what the server tells of connections and requests, and
+ * `stats()`. */
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import { concat } from "@std/bytes";
+import { AsyncLocalStorage } from "node:async_hooks";
 import { Client } from "../client.ts";
 import {
+  type CloseReason,
+  type ConnectionOptions,
   type HandlerContext,
+  NO_RESPONSE,
   serve,
   serveConnection,
   type ServerHooks,
 } from "../server.ts";
 import {
   BAD_HEADER,
+  echo,
+  FakeListener,
   FakeTime,
   heads,
   microtasks,
@@ -44,7 +51,7 @@ Deno.test("hooks are told of each request before and after its handler", async (
     assertStrictEquals(itsContext, context);
     count++;
     if (count === 2) throw failure;
-    if (count === 4) return;
+    if (count === 4) return NO_RESPONSE;
     await microtasks();
     return new Uint8Array(10 * payload.length);
   }, { hooks, onError: () => new Uint8Array(100) });
@@ -124,7 +131,7 @@ Deno.test("Server.stats() counts what there is and what there was", async () => 
   await using server = serve({ concurrency: 2 }, async (payload) => {
     if (payload[0] === 9) throw new Error("no");
     if (payload[0] === 2) await gate.promise;
-    return payload[0] === 3 ? null : concat([payload, payload]);
+    return payload[0] === 3 ? NO_RESPONSE : concat([payload, payload]);
   });
   const nothing = {
     connections: 0,
@@ -186,4 +193,212 @@ Deno.test("Server.stats() counts a request as in flight while its handler runs",
   await client.send(new Uint8Array(1));
   assertEquals(seen, [1]);
   assertEquals(server.stats().inFlight, 0);
+});
+
+// Connections ----------------------------------------------------------------
+
+/** Ways for a connection to end, with what they ask for, and the reason. */
+const CLOSES: Record<
+  CloseReason,
+  { options?: ConnectionOptions; end: (conn: StubConnection) => void }[]
+> = {
+  end: [
+    { end: (conn) => conn.feed(null) },
+    { end: (conn) => conn.feed(wire([1]), null) },
+    { end: (conn) => conn.feed(wire([1]).subarray(0, 5), null) },
+  ],
+  lost: [
+    { end: (conn) => conn.feed(new Deno.errors.ConnectionReset("x")) },
+  ],
+  close: [{ end: (conn) => conn.feed(wire([8])) }],
+  idle: [{ options: { idleTimeout: 100 }, end: () => {} }],
+  shutdown: [],
+  forced: [],
+  handshake: [
+    {
+      options: { handshake: () => Promise.reject(new Error("no")) },
+      end: () => {},
+    },
+    {
+      options: { handshake: (conn) => conn.read() },
+      end: (conn) => conn.feed(null),
+    },
+    {
+      options: { handshake: (conn) => conn.read(), handshakeTimeout: 100 },
+      end: () => {},
+    },
+    {
+      options: { handshake: () => new Promise(() => {}), handshakeTimeout: 9 },
+      end: () => {},
+    },
+  ],
+  frame: [{ end: (conn) => conn.feed(BAD_HEADER) }],
+  handler: [{ end: (conn) => conn.feed(wire([9])) }],
+  timeout: [{
+    options: { readTimeout: 100 },
+    end: (conn) => conn.feed(wire([1]).subarray(0, 5)),
+  }],
+  error: [{ end: (conn) => conn.feed(new Error("broken")) }],
+};
+
+Deno.test("connectionOpen and connectionClose are told once of each connection, with the reason", async () => {
+  for (const [reason, ends] of Object.entries(CLOSES)) {
+    for (const [i, { options, end }] of ends.entries()) {
+      using time = new FakeTime();
+      const events: unknown[] = [];
+      const conn = new StubConnection();
+      let context: HandlerContext | undefined;
+      const hooks: ServerHooks = {
+        connectionOpen(its) {
+          assertStrictEquals(this, hooks);
+          assertStrictEquals(its.remoteAddr, conn.remoteAddr);
+          assertEquals(conn.reads, 0);
+          context = its;
+          events.push("open");
+        },
+        connectionClose(its, why) {
+          assertStrictEquals(this, hooks);
+          assertStrictEquals(its, context);
+          assertEquals([conn.closes, its.signal.aborted], [1, true]);
+          events.push(why);
+        },
+      };
+      const done = serveConnection(conn, (payload, its) => {
+        if (payload[0] === 9) throw new Error("no");
+        if (payload[0] === 8) its.close();
+        return payload;
+      }, { ...options, hooks, onError: () => {} });
+      end(conn);
+      await time.advance(1000);
+      await done;
+      // Whatever comes later changes nothing.
+      context?.close();
+      conn.feed(null);
+      await time.advance(1000);
+      assertEquals(events, ["open", reason], `${reason}, ${i}`);
+    }
+  }
+});
+
+Deno.test("A server tells of its end: gracefully, forced, and forced in its shutdown", async () => {
+  for (const how of ["shutdown", "close", "signal", "limit"] as const) {
+    const reasons: CloseReason[] = [];
+    const abort = new AbortController();
+    const server = serve({
+      shutdownTimeout: 100,
+      signal: abort.signal,
+      hooks: { connectionClose: (_, reason) => void reasons.push(reason) },
+    }, (payload) => payload[0] === 1 ? payload : new Promise<never>(() => {}));
+    using peer = await Peer.connect(server);
+    await peer.ask(1);
+    if (how !== "shutdown") await peer.send(2);
+    await until(
+      () => server.stats().requests === (how === "shutdown" ? 1 : 2),
+      "it is handled",
+    );
+    if (how === "close") server.close();
+    else if (how === "signal") abort.abort();
+    else server.shutdown();
+    const end = await peer.receive().catch(() => null);
+    assertEquals(end, null);
+    peer.conn.close();
+    await server.finished;
+    assertEquals(reasons, [how === "shutdown" ? "shutdown" : "forced"]);
+  }
+});
+
+Deno.test("A connection that was served no more is told of neither", async () => {
+  const events: unknown[] = [];
+  const conn = new StubConnection();
+  await serveConnection(conn, echo, {
+    signal: AbortSignal.abort(),
+    hooks: {
+      connectionOpen: () => void events.push("open"),
+      connectionClose: () => void events.push("close"),
+    },
+  });
+  assertEquals([conn.closes, events.length], [1, 0]);
+});
+
+Deno.test("hooks of a connection may fail, and end it themselves", async () => {
+  for (const fails of ["throws", "rejects"]) {
+    const errors: unknown[] = [];
+    const fail = (message: string): void => {
+      if (fails === "throws") throw new Error(message);
+      return Promise.reject(new Error(message)) as unknown as void;
+    };
+    const conn = new StubConnection();
+    conn.feed(wire([1]), null);
+    await serveConnection(conn, echo, {
+      hooks: {
+        connectionOpen: () => fail("open"),
+        connectionClose: () => fail("close"),
+      },
+      onError: (error) => void errors.push((error as Error).message),
+    });
+    await microtasks();
+    assertEquals(heads(conn.answers()), [1]);
+    assertEquals(errors, ["open", "close"]);
+  }
+  for (const handshake of [undefined, () => Promise.resolve()]) {
+    const reasons: CloseReason[] = [];
+    const conn = new StubConnection();
+    conn.feed(wire([1]));
+    let handled = 0;
+    await serveConnection(conn, (payload) => {
+      handled++;
+      return payload;
+    }, {
+      goaway: Uint8Array.of(7),
+      ...(handshake === undefined ? {} : { handshake }),
+      hooks: {
+        connectionOpen: (context) => context.close(),
+        connectionClose: (_, reason) => void reasons.push(reason),
+      },
+    });
+    // The peer expects a handshake, if anything: no goaway.
+    assertEquals([handled, conn.writes.length, conn.closeWrites], [0, 0, 1]);
+    assertEquals(reasons, ["close"]);
+  }
+});
+
+Deno.test("hooks may close the server that calls them", async () => {
+  for (const hook of ["connectionOpen", "connectionClose"] as const) {
+    using listener = new FakeListener();
+    const events: string[] = [];
+    const server = serve({
+      hooks: {
+        connectionOpen: () => {
+          events.push("open");
+          if (hook === "connectionOpen") server.close();
+        },
+        connectionClose: () => {
+          events.push("close");
+          server.close();
+        },
+      },
+    }, echo);
+    const conn = new StubConnection();
+    listener.push(conn);
+    await microtasks();
+    conn.feed(null);
+    await server.finished;
+    assertEquals(events, ["open", "close"]);
+    assertEquals(server.stats().connections, 0);
+  }
+});
+
+Deno.test("hooks run in the server's async context, whoever ends the connection", async () => {
+  const storage = new AsyncLocalStorage<string>();
+  const stores: unknown[] = [];
+  // The peer does not end its side: the limit does.
+  const conn = new StubConnection({ closeWrite: () => Promise.resolve() });
+  conn.feed(wire([1]));
+  await serveConnection(conn, (payload, context) => {
+    setTimeout(() => storage.run("closer", () => context.close()), 1);
+    return payload;
+  }, {
+    hooks: { connectionClose: () => void stores.push(storage.getStore()) },
+  });
+  assertEquals(stores, [undefined]);
 });

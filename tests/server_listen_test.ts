@@ -1,6 +1,14 @@
-/** Listening: where, with which socket options, and what is told of it. */
-import { assert, assertEquals, assertThrows } from "@std/assert";
-import { serve, type ServeOptions } from "../server.ts";
+/** Listening: where, with which socket options, what is told of it, and a
+ * listener that is handed in. */
+import {
+  assert,
+  assertEquals,
+  assertStrictEquals,
+  assertThrows,
+} from "@std/assert";
+import { Client } from "../client.ts";
+import { type Transport, transportPair } from "../codec.ts";
+import { serve, type ServeOptions, type TransportListener } from "../server.ts";
 import { testUnless } from "./machine_support.ts";
 import {
   echo,
@@ -11,6 +19,7 @@ import {
   StubConnection,
   until,
 } from "./server_support.ts";
+import { CA, CERT, KEY } from "./tls_support.ts";
 
 Deno.test("serve() listens on 127.0.0.1 and a free port, and says so", async () => {
   const told: Deno.Addr[] = [];
@@ -118,4 +127,121 @@ Deno.test("A server whose onListen throws does not listen", () => {
   assertEquals(assertThrows(() => serve({ onListen }, echo)), error);
   assert(listener.closed);
   assertEquals(listener.accepts, 0);
+});
+
+// A listener that is handed in ------------------------------------------------
+
+/** Accepts transports in memory. */
+class MemoryListener implements TransportListener {
+  readonly addr = { transport: "unix", path: "memory" } as const;
+  closes = 0;
+  readonly #queue: Transport[] = [];
+  #waiting: PromiseWithResolvers<Transport> | undefined;
+
+  connect(): Transport {
+    const [here, there] = transportPair();
+    if (this.#waiting === undefined) this.#queue.push(there);
+    else this.#waiting.resolve(there);
+    this.#waiting = undefined;
+    return here;
+  }
+
+  accept(): Promise<Transport> {
+    const next = this.#queue.shift();
+    if (next !== undefined) return Promise.resolve(next);
+    this.#waiting = Promise.withResolvers();
+    return this.#waiting.promise;
+  }
+
+  close(): void {
+    this.closes++;
+    this.#waiting?.reject(new Error("closed"));
+  }
+}
+
+Deno.test("serve() accepts from a listener in memory, which needs no ref()", async () => {
+  const listener = new MemoryListener();
+  const told: unknown[] = [];
+  const server = serve({
+    listener,
+    onListen: (addr) => void told.push(addr),
+  }, (payload, { remoteAddr, signal }) => {
+    assertEquals(remoteAddr.transport, "unix");
+    assertEquals(signal.aborted, false);
+    return payload.toReversed();
+  });
+  assertStrictEquals(server.addr, listener.addr);
+  assertEquals(told, [listener.addr]);
+  server.unref();
+  server.ref();
+  await using client = new Client({ connect: () => listener.connect() });
+  for (let i = 0; i < 3; i++) {
+    const answers = await Promise.all(
+      [1, 2, 3].map((n) => client.send(Uint8Array.of(n, i))),
+    );
+    assertEquals(answers.map((a) => [...a]), [[i, 1], [i, 2], [i, 3]]);
+  }
+  await client.close();
+  await server.shutdown();
+  assertEquals(listener.closes, 1);
+  assertEquals(server.stats().acceptErrors, 0);
+});
+
+Deno.test("serve() accepts from a socket that was passed in, in clear and over TLS", async () => {
+  const address = { hostname: "127.0.0.1", port: 0 };
+  const clear = Deno.listen(address);
+  await using server = serve({ listener: clear }, echo);
+  assertStrictEquals(server.addr, clear.addr);
+  using peer = await Peer.connect(server);
+  assertEquals(await peer.ask(1), Uint8Array.of(1));
+
+  const secure = Deno.listenTls({ ...address, cert: CERT, key: KEY });
+  await using tls = serve({
+    listener: secure,
+    handshakeTimeout: 100,
+    onError: () => {},
+  }, echo);
+  const port = (tls.addr as Deno.NetAddr).port;
+  using conn = await Deno.connectTls({
+    hostname: "localhost",
+    port,
+    caCerts: [CA],
+  });
+  assertEquals(await new Peer(conn).ask(1), Uint8Array.of(1));
+  // A peer that says nothing holds its place for handshakeTimeout.
+  using _silent = await Deno.connect({ hostname: "127.0.0.1", port });
+  await until(() => tls.stats().totalConnections === 2, "it is accepted");
+  await until(() => tls.stats().errors === 1, "it is cut");
+});
+
+Deno.test("The option listener is checked, and goes with no address", () => {
+  using fake = new FakeListener();
+  const listener = new MemoryListener();
+  for (
+    const value of [null, 7, {}, { accept: () => {} }, { close: () => {} }]
+  ) {
+    assertThrows(
+      () => serve({ listener: value } as unknown as ServeOptions, echo),
+      TypeError,
+      "Option listener ",
+    );
+  }
+  const addresses: ServeOptions[] = [
+    { hostname: "127.0.0.1" },
+    { port: 0 },
+    { path: "x" },
+    { cert: "x", key: "y" },
+    { alpnProtocols: ["h2"] },
+    { reusePort: false },
+    { tcpBacklog: 1 },
+  ];
+  for (const options of addresses) {
+    const all: ServeOptions = { ...options, listener };
+    assertThrows(
+      () => serve(all, echo),
+      TypeError,
+      `Option listener cannot be used with ${Object.keys(options)[0]}`,
+    );
+  }
+  assertEquals([listener.closes, fake.asked.length], [0, 0]);
 });

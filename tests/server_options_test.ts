@@ -197,3 +197,29 @@ Deno.test("Options may be a class's getters, and each is read once", async () =>
   assert(reads.size > 6);
   for (const [key, count] of reads) assertEquals(count, 1, String(key));
 });
+
+Deno.test("A signal of undefined or null is none", async () => {
+  for (const signal of [undefined, null]) {
+    const server = serve({ signal }, echo);
+    await server.shutdown({ signal });
+    const conn = new StubConnection();
+    conn.feed(null);
+    await serveConnection(conn, echo, { signal });
+  }
+});
+
+Deno.test("Server.shutdown() refuses what is no signal, and nothing has changed then", async () => {
+  await using server = serve({}, echo);
+  for (const signal of [5, "x", {}, new AbortController()]) {
+    const promise = server.shutdown({
+      signal: signal as unknown as AbortSignal,
+    });
+    await assertRejects(
+      () => promise,
+      TypeError,
+      "Option signal must be an AbortSignal, received ",
+    );
+  }
+  using peer = await Peer.connect(server);
+  assertEquals(await peer.ask(1), Uint8Array.of(1));
+});

@@ -12,7 +12,6 @@ import {
   heads,
   microtasks,
   Peer,
-  settle,
   StubConnection,
   unwire,
   wire,
@@ -365,7 +364,7 @@ Deno.test("A PROXY header that does not come is cut by handshakeTimeout, never b
   await time.advance(70);
   assertEquals(late.closes, 1);
   assertEquals(errors.length, 1);
-  await server.shutdown();
+  await time.until(server.shutdown());
   assertEquals(time.timers, 0);
 });
 
@@ -388,40 +387,32 @@ Deno.test("handshakeTimeout 0 waits for a PROXY header for ever", async () => {
   assertEquals(time.timers, 0);
 });
 
-Deno.test("Server.shutdown() ends a connection whose PROXY header has not come", async () => {
-  using listener = new FakeListener();
-  const server = serve({ proxyProtocol: true }, (payload) => payload);
-  const conn = new StubConnection();
-  listener.push(conn);
-  await settle();
-  conn.feed(bytes("PROXY UNK"));
-  await server.shutdown();
-  assertEquals(conn.closes, 1);
-  assertEquals(conn.written.length, 0);
-});
-
-Deno.test("Server.shutdown() ends a handshake at once also when others are busy", async () => {
-  using time = new FakeTime();
-  using listener = new FakeListener();
-  const server = serve({ proxyProtocol: true }, (payload) => payload);
-  const header = bytes("PROXY UNKNOWN\r\n");
-  const busy = new StubConnection({
-    read: async (p) => {
-      await new Promise((resolve) => setTimeout(resolve, 0));
-      p.set(wire([1]));
-      return 9;
-    },
-  });
-  busy.feed(header);
-  const waiting = new StubConnection({ closeWrite: () => Promise.resolve() });
-  listener.push(busy, waiting);
-  await microtasks();
-  const shutdown = server.shutdown();
-  await time.advance(0);
-  assertEquals([waiting.closes, waiting.closeWrites], [1, 0]);
-  assertEquals([busy.closes, busy.closeWrites], [1, 1]);
-  await shutdown;
-  assertEquals(time.timers, 0);
+Deno.test("Server.shutdown() lets a PROXY header come, and forces at its limit", async () => {
+  for (const header of ["NOWN\r\n", null]) {
+    using time = new FakeTime();
+    using listener = new FakeListener();
+    const server = serve(
+      { proxyProtocol: true, shutdownTimeout: 1000 },
+      (payload) => payload,
+    );
+    const conn = new StubConnection();
+    listener.push(conn);
+    await time.advance(0);
+    conn.feed(bytes("PROXY UNK"));
+    const shutdown = server.shutdown();
+    await time.advance(999);
+    assertEquals(conn.closes, 0);
+    if (header === null) {
+      await time.advance(1);
+    } else {
+      conn.feed(bytes(header, wire([1])));
+      await time.advance(0);
+      assertEquals(heads(conn.answers()), [1]);
+    }
+    await time.until(shutdown);
+    assertEquals(conn.closes, 1);
+    assertEquals(time.timers, 0);
+  }
 });
 
 Deno.test("Frames that come along with a PROXY header are counted", async () => {

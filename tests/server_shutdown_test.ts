@@ -8,7 +8,7 @@ import {
   assertInstanceOf,
   assertStrictEquals,
 } from "@std/assert";
-import { serve } from "../server.ts";
+import { NO_RESPONSE, serve } from "../server.ts";
 import { CountingSignal } from "./promise_support.ts";
 import { freePort } from "./machine_support.ts";
 import {
@@ -128,12 +128,16 @@ Deno.test("Server.shutdown() ends idle connections at once, and cleanly", async 
 
 Deno.test("Server.shutdown() accepts nobody more", async () => {
   const gate = Promise.withResolvers<void>();
-  const server = serve({ port: freePort() }, () => gate.promise);
+  const server = serve({ port: freePort() }, async () => {
+    await gate.promise;
+    return NO_RESPONSE;
+  });
   using peer = await Peer.connect(server);
   await peer.send(1);
   await until(() => server.stats().inFlight === 1, "it is at work");
   const shutdown = server.shutdown();
-  await settle();
+  // What is queued is accepted first.
+  await settle(10);
   let refused: unknown;
   try {
     using late = await Peer.connect(server);
@@ -182,7 +186,10 @@ Deno.test("Server.shutdown() lets what was received finish, and its responses le
 
 Deno.test("Server.shutdown() is joined by a second call, and by finished", async () => {
   const gate = Promise.withResolvers<void>();
-  const server = serve({}, () => gate.promise);
+  const server = serve({}, async () => {
+    await gate.promise;
+    return NO_RESPONSE;
+  });
   using peer = await Peer.connect(server);
   await peer.send(1);
   await until(() => server.stats().inFlight === 1, "it is at work");
@@ -243,7 +250,7 @@ Deno.test("Server.close() ends everything now, and aborts the handlers' signals"
   const reasons: unknown[] = [];
   const server = serve({ onError: () => assert(false) }, async (_, context) => {
     const { signal } = context;
-    await new Promise((_, reject) =>
+    return await new Promise<never>((_, reject) =>
       signal.addEventListener("abort", () => {
         reasons.push(signal.reason);
         reject(signal.reason);
@@ -486,6 +493,95 @@ Deno.test("Server.shutdown() does not wait for a peer that never stops sending",
   assertEquals(conn.answers().length, server.stats().requests);
 });
 
+Deno.test("Server.shutdown() accepts and serves who is in the queue", async () => {
+  const server = serve({}, echo);
+  const { port } = server.addr;
+  // Another process connects and sends while this thread is busy: nobody is
+  // accepted meanwhile.
+  const diallers = new Deno.Command("deno", {
+    args: [
+      "eval",
+      `const answers = await Promise.all(Array.from({ length: 100 }, async (_, i) => {
+        const conn = await Deno.connect({ hostname: "127.0.0.1", port: ${port} });
+        await conn.write(new Uint8Array([0, 0, 0, 0, 0, 0, 0, 1, i]));
+        if (i === 99) Deno.stdout.writeSync(new Uint8Array([1]));
+        const p = new Uint8Array(10);
+        const n = await conn.read(p);
+        const end = await conn.read(new Uint8Array(1));
+        conn.close();
+        return n === 9 && p[8] === i && end === null;
+      }));
+      Deno.exit(answers.every((good) => good) ? 0 : 1);`,
+    ],
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const reader = diallers.stdout.getReader();
+  await reader.read();
+  const busy = performance.now() + 300;
+  while (performance.now() < busy);
+  await server.shutdown();
+  assertEquals((await diallers.status).code, 0);
+  await reader.cancel();
+  assertEquals(server.stats().requests, 100);
+});
+
+Deno.test("Server.shutdown() keeps to maxConnections for who is in the queue", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({ maxConnections: 2 }, echo);
+  const conns = Array.from({ length: 4 }, () => new StubConnection());
+  listener.push(...conns);
+  await time.advance(0);
+  await time.until(server.shutdown());
+  assertEquals(server.stats().totalConnections, 2);
+  assertEquals(conns.map(({ closes }) => closes), [1, 1, 0, 0]);
+  assertEquals(time.timers, 0);
+});
+
+Deno.test("Server.shutdown() half-closes idle connections, and waits half a second for their ends", async () => {
+  for (const ends of [true, false]) {
+    using time = new FakeTime();
+    using listener = new FakeListener();
+    const server = serve({}, echo);
+    const conn = new StubConnection({ closeWrite: () => Promise.resolve() });
+    listener.push(conn);
+    await time.advance(0);
+    const shutdown = server.shutdown();
+    await time.advance(10);
+    assertEquals([conn.closeWrites, conn.closes], [1, 0]);
+    if (ends) conn.feed(null);
+    else await time.advance(480);
+    await time.advance(0);
+    assertEquals(conn.closes, ends ? 1 : 0);
+    await time.until(shutdown);
+    assertEquals(conn.closes, 1);
+  }
+});
+
+Deno.test("A connection that is accepted in the moment of the end is drained, or closed", async () => {
+  for (const end of ["shutdown", "close"] as const) {
+    using time = new FakeTime();
+    using listener = new FakeListener();
+    const server = serve({}, echo);
+    const conn = new StubConnection();
+    const { close } = listener;
+    listener.close = () => {
+      // It comes along with the listener's end.
+      conn.feed(wire([1]));
+      listener.push(conn);
+      close.call(listener);
+    };
+    await time.advance(0);
+    server[end]();
+    await time.advance(20);
+    await time.until(server.finished);
+    assertEquals(conn.closes, 1);
+    assertEquals(heads(conn.answers()), end === "shutdown" ? [1] : []);
+    assertEquals(time.timers, 0);
+  }
+});
+
 // The process -----------------------------------------------------------------
 
 Deno.test("ref() and unref() reach the listener and every connection, new ones too", async () => {
@@ -515,12 +611,10 @@ Deno.test("ref() and unref() reach the listener and every connection, new ones t
     [false, true],
     [],
   ]);
-  const shutdown = server.shutdown();
+  await server.shutdown();
   // The listener is closed: nothing is asked of it any more.
   server.unref();
   server.ref();
-  await shutdown;
-  server.unref();
   assertEquals(listener.refs, [false, true]);
 });
 

@@ -458,6 +458,16 @@ export class FakeTime implements Disposable {
     this.#now = end;
   }
 
+  /** Winds the clock on until a promise settles, for two seconds at most. */
+  async until<T>(promise: Promise<T>): Promise<T> {
+    let settled = false;
+    const settle = () => settled = true;
+    promise.then(settle, settle);
+    for (let ms = 0; ms < 2000 && !settled; ms++) await this.advance(1);
+    if (!settled) throw new Error("It did not settle");
+    return await promise;
+  }
+
   #add(timer: FakeTimer): number {
     this.#timers.set(++this.#ids, timer);
     return this.#ids;

@@ -10,7 +10,12 @@ import {
   assertInstanceOf,
   assertLessOrEqual,
 } from "@std/assert";
-import { type ConnectionOptions, serve, serveConnection } from "../server.ts";
+import {
+  type ConnectionOptions,
+  NO_RESPONSE,
+  serve,
+  serveConnection,
+} from "../server.ts";
 import { Random } from "./random_support.ts";
 import {
   echo,
@@ -139,7 +144,7 @@ Deno.test("One timer looks after every connection, and only while there are any"
   await time.advance(350_000);
   assertEquals(again.closes, 1);
   assertEquals(time.timers, 0);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });
 
 Deno.test("The defaults are 30 seconds to read and to write, and 5 minutes idle", async () => {
@@ -168,9 +173,10 @@ Deno.test("readTimeout cuts a peer that sends a byte at a time", async () => {
   using time = new FakeTime();
   const conn = new StubConnection();
   let handled = 0;
-  const done = serveConnection(conn, () => void handled++, {
-    readTimeout: 1000,
-  });
+  const done = serveConnection(conn, () => {
+    handled++;
+    return NO_RESPONSE;
+  }, { readTimeout: 1000 });
   const frame = wire([new Uint8Array(1000)]);
   const start = time.now;
   for (let i = 0; conn.closes === 0; i++) {
@@ -313,6 +319,7 @@ Deno.test("idleTimeout is neither reported nor counted, and is the signal's reas
     onError: () => assert(false),
   }, (_, context) => {
     signal = context.signal;
+    return NO_RESPONSE;
   });
   const conn = new StubConnection();
   conn.feed(wire([1]));
@@ -322,7 +329,7 @@ Deno.test("idleTimeout is neither reported nor counted, and is the signal's reas
   assertInstanceOf(signal?.reason, Deno.errors.TimedOut);
   assertEquals(signal.reason.message, "Connection was idle for 100 ms");
   assertEquals(server.stats().errors, 0);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });
 
 Deno.test("readTimeout and writeTimeout are counted, and are the signal's reason", async () => {
@@ -336,7 +343,7 @@ Deno.test("readTimeout and writeTimeout are counted, and are the signal's reason
     onError: (error) => void errors.push(error),
   }, (payload, { signal }) => {
     signals.push(signal);
-    return payload[0] === 1 ? undefined : payload;
+    return payload[0] === 1 ? NO_RESPONSE : payload;
   });
   const reading = new StubConnection();
   const writing = new StubConnection({ write: () => never });
@@ -348,7 +355,7 @@ Deno.test("readTimeout and writeTimeout are counted, and are the signal's reason
   assertEquals(new Set(signals.map(({ reason }) => reason)), new Set(errors));
   assertEquals(server.stats().errors, 2);
   assertEquals([reading.closes, writing.closes], [1, 1]);
-  await server.shutdown();
+  await time.until(server.shutdown());
 });
 
 Deno.test("readTimeout does not concern what is left unread behind a failed handler", async () => {

@@ -3,7 +3,7 @@
  * settle late or never.
  */
 import { assertEquals } from "@std/assert";
-import { serveConnection } from "../server.ts";
+import { NO_RESPONSE, serveConnection } from "../server.ts";
 import {
   heads,
   microtasks,
@@ -94,7 +94,7 @@ Deno.test("A close that is asynchronous and rejects is taken for a close", async
       return Promise.reject(new Error("closed badly"));
     },
   };
-  await serveConnection(conn, () => null);
+  await serveConnection(conn, () => NO_RESPONSE);
   await settle();
   assertEquals(conn.closes, 1);
 });

@@ -1,6 +1,6 @@
 /** The server on Unix sockets; run apart, see `test:unix` in deno.json. */
 import { assertEquals, assertThrows } from "@std/assert";
-import { type HandlerContext, serve } from "../server.ts";
+import { type HandlerContext, NO_RESPONSE, serve } from "../server.ts";
 import { testUnix } from "./machine_support.ts";
 import { BAD_HEADER, heads, Peer, settle, until } from "./server_support.ts";
 
@@ -11,7 +11,7 @@ testUnix("A server listens on a Unix socket", async (path) => {
     return payload[0] === 1 ? Promise.resolve(payload) : payload;
   });
   assertEquals(server.addr, { transport: "unix", path });
-  assertThrows(() => serve({ path }, () => {}), Deno.errors.AddrInUse);
+  assertThrows(() => serve({ path }, () => NO_RESPONSE), Deno.errors.AddrInUse);
   using conn = await Deno.connect({ transport: "unix", path });
   const peer = new Peer(conn);
   await peer.send(1, 2, 3);

@@ -161,6 +161,8 @@ export interface TrafficOptions {
   workers: number;
   /** Gives requests up, by signal and by timeout. */
   impatient?: boolean;
+  /** Whether a request is said to be idempotent; by default every odd one is. */
+  idempotent?: (id: number) => boolean;
   /** Told of each request that was not answered, and why. */
   failed?: (id: number, error: unknown) => void;
   /** Longest pause of a worker between two requests, in milliseconds. */
@@ -205,8 +207,9 @@ export class Traffic {
 
   async #send(): Promise<void> {
     const { client, ledger, random, impatient, pause = 0 } = this.#options;
+    const { idempotent = isIdempotent } = this.#options;
     const id = ledger.issue();
-    const options: SendOptions = { idempotent: isIdempotent(id) };
+    const options: SendOptions = { idempotent: idempotent(id) };
     let controller: AbortController | undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const whim = impatient ? random.between(1, 30) : 0;

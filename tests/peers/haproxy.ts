@@ -11,8 +11,9 @@ import { freePort } from "../machine_support.ts";
 import { sleep } from "../time_support.ts";
 import {
   exampleText,
-  Program,
+  type Program,
   startExample,
+  startServer,
   testPeers,
 } from "../programs_support.ts";
 
@@ -25,17 +26,7 @@ async function startHAProxy(
 ): Promise<Program> {
   const file = `${folder}/haproxy.cfg`;
   await Deno.writeTextFile(file, `${config}\n`);
-  const haproxy = new Program(path, ["-db", "-f", file]);
-  for (;;) {
-    try {
-      (await Deno.connect({ port })).close();
-      return haproxy;
-    } catch (error) {
-      if (!(error instanceof Deno.errors.ConnectionRefused)) throw error;
-      if (/ALERT/.test(haproxy.output)) throw new Error(haproxy.output);
-      await sleep(20);
-    }
-  }
+  return await startServer(port, path, ["-db", "-f", file]);
 }
 
 /** Two servers of the examples, behind the balancer of the examples. */

@@ -1,6 +1,8 @@
-/** The codec reads a real PostgreSQL server's messages. */
-import { assertEquals, assertMatch } from "@std/assert";
+/** The codec reads a real PostgreSQL server's messages, and a client enters. */
+import { assertEquals, assertInstanceOf, assertMatch } from "@std/assert";
+import { Client, ConnectError } from "@wirepool/net/client";
 import { encodeFrame, FrameReader, FrameWriter } from "@wirepool/net/codec";
+import { bytes, textOf } from "../bytes_support.ts";
 import { freePort } from "../machine_support.ts";
 import {
   Program,
@@ -8,6 +10,9 @@ import {
   startExample,
   testPeers,
 } from "../programs_support.ts";
+import { PROTOCOLS } from "../protocols_support.ts";
+import { rejection } from "../promise_support.ts";
+import { eventually } from "../time_support.ts";
 
 const PROGRAMS = ["initdb", "postgres"] as const;
 
@@ -125,5 +130,64 @@ testPeers(
     }
     await writer.write(encoder.encode("X"));
     assertEquals(await reader.read(), null);
+  },
+);
+
+testPeers(
+  "A Client enters PostgreSQL, is told what it refuses, and drops what it ends",
+  PROGRAMS,
+  async (paths, folder) => {
+    const port = freePort();
+    await using _server = await startPostgres(paths, folder, port);
+    const processes: number[] = [];
+    const newClient = (database: string) =>
+      new Client({
+        ...PROTOCOLS.PostgreSQL,
+        maxCap: 1,
+        // The first message alone has no type byte, so it is no frame.
+        connect: async (signal) => {
+          const conn = await Deno.connect({ port, signal });
+          const startup = `\0\x03\0\0user\0postgres\0database\0${database}\0\0`;
+          await conn.write(
+            encodeFrame(bytes(startup), {
+              lengthFieldLength: 4,
+              lengthAdjustment: -4,
+            }),
+          );
+          return conn;
+        },
+        handshake: async (conn) => {
+          for (;;) {
+            const frame = await conn.read();
+            const type = String.fromCharCode(frame[0]!);
+            if (type === "E") throw new Error(textOf(frame.subarray(5)));
+            const view = new DataView(frame.buffer, frame.byteOffset);
+            if (type === "K") processes.push(view.getInt32(5));
+            if (type === "Z") return;
+          }
+        },
+      });
+
+    await using client = newClient("postgres");
+    // Sync, whose answer is ReadyForQuery: idle.
+    const sync = () => client.send(bytes("S"));
+    const ready = bytes("Z", 0, 0, 0, 5, "I");
+    assertEquals(await Promise.all([sync(), sync(), sync()]), [
+      ready,
+      ready,
+      ready,
+    ]);
+    assertEquals(processes.length, 1);
+
+    await using refused = newClient("nowhere");
+    const error = await rejection(refused.send(bytes("S")));
+    assertInstanceOf(error, ConnectError);
+    assertMatch(String(error.cause), /database "nowhere" does not exist/);
+
+    // The server's process for it says unasked that it is told to go, and goes.
+    Deno.kill(processes[0]!, "SIGTERM");
+    await eventually("its end", () => client.stats().pool.open === 0);
+    assertEquals(await sync(), ready);
+    assertEquals(client.stats().retries, 0);
   },
 );

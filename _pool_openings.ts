@@ -1,0 +1,94 @@
+// The calls of the factory that are under way.
+//
+// Knows: how long one may take, and that what was cut may deliver all the same.
+// Must not know: for whom a resource is opened, and what becomes of it.
+
+import { isBounded, startTimer, type Timer } from "./_timers.ts";
+
+/** One call of the factory. */
+export class Opening {
+  readonly controller = new AbortController();
+  timer: Timer | undefined = undefined;
+
+  constructor(
+    /** When it began; 0 if nobody wants to know. */
+    readonly since: number,
+    /** Of all evictions, how many came before it. */
+    readonly generation: number,
+    /** Whether it is one that the pool was made with. */
+    readonly initial: boolean,
+  ) {}
+}
+
+/** Told how each call ends, never in the turn in which it began. Each may call
+ * back. */
+export interface OpeningsOwner<T> {
+  delivered(value: T, opening: Opening): void;
+  failed(error: unknown, opening: Opening): void;
+  /** A call that had been cut, and so had failed, has delivered after all. */
+  deliveredLate(value: T): void;
+  /** What a call that takes too long fails with. */
+  overdue(): Error;
+}
+
+/** All calls of the factory under way. */
+export class Openings<T> {
+  readonly #factory: (signal: AbortSignal) => T | PromiseLike<T>;
+  readonly #timeout: number;
+  readonly #owner: OpeningsOwner<T>;
+  readonly #pending = new Set<Opening>();
+
+  constructor(
+    factory: (signal: AbortSignal) => T | PromiseLike<T>,
+    timeout: number,
+    owner: OpeningsOwner<T>,
+  ) {
+    this.#factory = factory;
+    this.#timeout = timeout;
+    this.#owner = owner;
+  }
+
+  get size(): number {
+    return this.#pending.size;
+  }
+
+  /** Calls the factory; it may call back. */
+  start(since: number, generation: number, initial: boolean): void {
+    const opening = new Opening(since, generation, initial);
+    this.#pending.add(opening);
+    if (isBounded(this.#timeout)) {
+      opening.timer = startTimer(() => {
+        const error = this.#owner.overdue();
+        opening.controller.abort(error);
+        this.#cut(opening, error);
+      }, this.#timeout);
+    }
+    // The promise also makes a synchronous outcome arrive in a later turn.
+    new Promise<T>((resolve) =>
+      resolve(this.#factory(opening.controller.signal))
+    ).then((value) => {
+      if (this.#end(opening)) this.#owner.delivered(value, opening);
+      else this.#owner.deliveredLate(value);
+    }, (error) => this.#cut(opening, error));
+  }
+
+  /** Tells the factory that nothing is wanted any more. Calls back. */
+  abort(reason: unknown): void {
+    for (const { controller } of [...this.#pending]) controller.abort(reason);
+  }
+
+  /** Has every call fail, whatever it does. Calls back. */
+  cutAll(error: unknown): void {
+    for (const opening of [...this.#pending]) this.#cut(opening, error);
+  }
+
+  #cut(opening: Opening, error: unknown): void {
+    if (this.#end(opening)) this.#owner.failed(error, opening);
+  }
+
+  /** Whether this is its end: the first of all. */
+  #end(opening: Opening): boolean {
+    clearTimeout(opening.timer);
+    return this.#pending.delete(opening);
+  }
+}

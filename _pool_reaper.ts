@@ -1,0 +1,52 @@
+// When the pool is next to look for what is to be closed.
+//
+// Knows: the interval, and a time before which a look is due. Must not know:
+// what is looked for.
+
+import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
+
+/** Looks that are asked for out of turn come no closer together than this part
+ * of the interval, so that many of them cost little. */
+const CLOSEST = 1 / 100;
+
+/** One timer that never keeps the process alive. */
+export class Reaper {
+  readonly #look: () => void;
+  readonly #interval: number;
+  #timer: Timer | undefined;
+  /** When the next look is due; never, while the timer does not run. */
+  next = Infinity;
+
+  constructor(interval: number, look: () => void) {
+    this.#interval = interval;
+    this.#look = look;
+  }
+
+  get running(): boolean {
+    return this.#timer !== undefined;
+  }
+
+  /** Sees to it that there is a look within an interval, and at `due` if that is
+   * before. */
+  start(now: number, due: number): void {
+    const closest = now + this.#interval * CLOSEST;
+    const at = Math.min(now + this.#interval, Math.max(due, closest));
+    if (this.#timer !== undefined) {
+      if (at >= this.next) return;
+      clearTimeout(this.#timer);
+    }
+    this.next = at;
+    this.#timer = startTimer(() => {
+      this.#timer = undefined;
+      this.next = Infinity;
+      this.#look();
+    }, at - now);
+    unrefTimer(this.#timer);
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.next = Infinity;
+  }
+}
