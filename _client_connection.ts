@@ -7,6 +7,7 @@
 // again.
 
 import type { Announcement } from "./_client_correlated.ts";
+import type { Doubt, Silence } from "./_client_dead_peers.ts";
 import { type PendingRequest, RequestQueue } from "./_client_request.ts";
 import { namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
@@ -95,14 +96,6 @@ export interface ReadBefore {
   readonly bytes: Frame;
   /** A read that is still under way. */
   readonly pending: Promise<Frame | null> | undefined;
-}
-
-/** A request that timed out with nothing received since it was encoded. */
-export interface Silence {
-  /** What the client's connections had received when the request was encoded. */
-  readonly receivedBefore: number;
-  /** How long its connection had been idle before. */
-  readonly idleBefore: number;
 }
 
 /** What a connection tells its owner. Each of these may run callbacks of the
@@ -198,16 +191,12 @@ export class ClientConnection {
    * an idle connection. */
   #reused = false;
 
-  /** When it became idle, or was last found alive, by both clocks. */
-  idleSince = performance.now();
-  idleSinceWall = Date.now();
   /** How long it had been idle before what is on it was sent. */
   idleBefore = 0;
   /** {@linkcode Traffic.received} when something was last received on it. */
   receivedAt: number;
-  /** It may be dead: it is looked at, or closed, before it is lent. */
-  inDoubt = false;
-  #check: Promise<boolean> | undefined;
+  /** Set if it may be dead: it is looked at before it is lent. */
+  doubt: Doubt | undefined;
   #endLook: (() => void) | undefined;
   /** A ping is under way. */
   pinging = false;
@@ -359,7 +348,11 @@ export class ClientConnection {
       if (end >= 0) receivedBefore = Math.min(receivedBefore, before);
     }
     return this.receivedAt <= receivedBefore && receivedBefore < Infinity
-      ? { receivedBefore, idleBefore: this.idleBefore }
+      ? {
+        receivedBefore,
+        idleBefore: this.idleBefore,
+        pinged: requests[0]!.kind === "ping",
+      }
       : undefined;
   }
 
@@ -427,7 +420,7 @@ export class ClientConnection {
   /** Something was received. */
   #received(): void {
     this.receivedAt = ++this.#terms.traffic.received;
-    this.inDoubt = false;
+    this.doubt = undefined;
     const awaited = this.#awaited;
     for (
       let frame = this.#decoder.decode();
@@ -586,17 +579,7 @@ export class ClientConnection {
    * to be read meanwhile, and whether the server answers a ping, if there is
    * one. A connection that does not live is closed.
    */
-  check(
-    ping: (() => PendingRequest) | undefined,
-    timeout: number,
-  ): Promise<boolean> {
-    this.#check ??= this.#runCheck(ping, timeout).finally(() => {
-      this.#check = undefined;
-    });
-    return this.#check;
-  }
-
-  async #runCheck(
+  async check(
     ping: (() => PendingRequest) | undefined,
     timeout: number,
   ): Promise<boolean> {
@@ -612,8 +595,6 @@ export class ClientConnection {
       this.destroy(error);
       return false;
     }
-    this.idleSince = performance.now();
-    this.idleSinceWall = Date.now();
     return this.usable;
   }
 

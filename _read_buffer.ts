@@ -21,9 +21,10 @@
 //              proportion to the bytes of it that have arrived: what a stranger
 //              only claims is not reserved.
 
-/** The first room, and the least that an idle connection waits with. Less would
- * save nothing: from here on the rest of a connection is what it costs. */
-const MIN_ROOM = 512;
+/** The first room, and the least that an idle connection waits with: it takes a
+ * batch of small requests in one read, so that their responses leave in one
+ * write. */
+const MIN_ROOM = 2 * 1024;
 
 /** The most room kept after a read that did not fill what it was offered: a
  * connection that falls silent after a burst keeps no more than this. It takes
@@ -35,7 +36,7 @@ const MAX_IDLE_ROOM = 17 * 1024;
 const MAX_ROOM = 64 * 1024;
 
 /** Room smaller than this is not worth a read of its own. */
-const LEAST_ROOM = 128;
+const LEAST_ROOM = 256;
 
 /** How many bursts like the last one the room takes: new memory is then needed
  * for one read in so many. */

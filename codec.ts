@@ -47,6 +47,7 @@
  */
 
 import { ignore } from "./_callbacks.ts";
+import { defer } from "./_deferred.ts";
 import {
   idInPayload,
   type Layout,
@@ -676,7 +677,9 @@ export class FrameEncoder {
     const { slab } = buffer;
     writeHeader(layout, slab, at, payload, body);
     const cut = offset + copied - headerLength - inserted;
-    const first = payload.subarray(offset, cut);
+    // A view costs as much as copying a small payload.
+    const whole = offset === 0 && copied === length;
+    const first = whole ? payload : payload.subarray(offset, cut);
     slab.set(first, at + headerLength + inserted);
     if (idWidth > 0) writeId(layout, slab, at, id);
     if (copied < length) buffer.refer(payload.subarray(cut));
@@ -787,7 +790,7 @@ export class FrameReader {
     if (this.#pending++ > 0) {
       if (this.#last === undefined) {
         // The source has called back: the read that asks it is no promise yet.
-        const { promise, resolve } = Promise.withResolvers<Next>();
+        const { promise, resolve } = defer<Next>();
         this.#last = promise;
         this.#started = resolve;
       }
