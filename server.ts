@@ -378,8 +378,10 @@ export interface TransportListener<
 }
 
 /** Options of {@linkcode serve}. */
-export interface ServeOptions<State = unknown>
-  extends ConnectionOptions<State> {
+export interface ServeOptions<
+  State = unknown,
+  Addr extends TransportAddress = TransportAddress,
+> extends ConnectionOptions<State> {
   /**
    * Address to listen on.
    *
@@ -457,7 +459,7 @@ export interface ServeOptions<State = unknown>
    */
   proxyProtocol?: boolean;
   /** Told the address once the server listens. */
-  onListen?: (addr: TransportAddress) => void;
+  onListen?(addr: Addr): void;
 }
 
 /** A snapshot of a server's figures; totals are since it started. */
@@ -580,12 +582,12 @@ export interface Server<Addr extends TransportAddress = TransportAddress>
  * ```
  */
 export function serve<State = undefined>(
-  options: ServeOptions<State> & { path?: never; listener?: never },
+  options: ServeOptions<State, NetAddress> & { path?: never; listener?: never },
   handler: Handler<State>,
 ): Server<NetAddress>;
 /** Serves frames on a Unix socket. */
 export function serve<State = undefined>(
-  options: ServeOptions<State> & { path: string },
+  options: ServeOptions<State, UnixAddress> & { path: string },
   handler: Handler<State>,
 ): Server<UnixAddress>;
 /** Serves frames on the connections of a listener. */
@@ -593,7 +595,7 @@ export function serve<
   State = undefined,
   Addr extends TransportAddress = TransportAddress,
 >(
-  options: ServeOptions<State> & { listener: TransportListener<Addr> },
+  options: ServeOptions<State, Addr> & { listener: TransportListener<Addr> },
   handler: Handler<State>,
 ): Server<Addr>;
 /** Serves frames wherever the options say. */
