@@ -390,6 +390,13 @@ export class FrameDecoder {
     return this.#buffer.length;
   }
 
+  /** Bytes on the wire of the frame in progress, header included; 0 while its
+   * header has not come, or was not looked at by {@linkcode FrameDecoder.decode}.
+   */
+  get frameLength(): number {
+    return this.#frameLength;
+  }
+
   /**
    * Takes bytes. They are copied: the chunk stays the caller's.
    *
@@ -416,11 +423,14 @@ export class FrameDecoder {
    * decoder's and is the caller's to write until the next call of `push` or
    * `space`.
    *
+   * @param most Where a frame needs new memory, it has room for no more bytes
+   * than these, or than it takes to double what is held: for those who count
+   * what is reserved.
    * @throws {FrameError} The sticky error, if an earlier call failed.
    */
-  space(): Uint8Array<ArrayBuffer> {
+  space(most = Infinity): Uint8Array<ArrayBuffer> {
     this.#throwIfFailed();
-    return this.#buffer.room(this.#frameLength);
+    return this.#buffer.room(this.#frameLength, most);
   }
 
   /**
