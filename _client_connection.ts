@@ -407,6 +407,11 @@ export class ClientConnection {
   async #takeOver({ bytes, pending }: ReadBefore): Promise<void> {
     if (bytes.length > 0) {
       this.#decoder.push(bytes);
+      // Whoever dialled is to have the connection before it ends for what it has
+      // read: then a server that always says too much costs each of them a
+      // failure, and is not dialled on and on.
+      await null;
+      if (this.#dead) return;
       this.#received();
     }
     if (pending === undefined) return;
