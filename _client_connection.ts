@@ -685,8 +685,10 @@ export class ClientConnection {
     this.#owner.connectionClosed(this);
     this.#onClosed?.();
     this.#endLook?.();
+    const writing = this.load > 0 && this.#flushing;
     // What a goaway vouches for does not depend on a write's fate.
-    if (this.load > 0 && this.#flushing && !this.goneAway) {
+    if (this.goneAway) this.#refuseRequests(cause);
+    if (writing && this.load > 0) {
       // Closing settles the write under way, and its outcome decides what the
       // server can have seen.
       const timer = setTimeout(() => this.#afterWrite?.(), SETTLE_TIMEOUT);
@@ -701,41 +703,70 @@ export class ClientConnection {
     if (!this.#flushing) this.#wake?.();
   }
 
+  /** Gives back the requests that the server will not handle: all but the
+   * notifications of which a part was offered to a write. */
+  #refuseRequests(cause: unknown): void {
+    const requests = this.#takeAwaited([
+      this.#matching.requests(),
+      this.#unsent,
+    ]);
+    this.#matching.clear();
+    this.#unsent.clear();
+    this.load = 0;
+    for (const _ of this.#notifications) this.load++;
+    this.#awaited = this.load;
+    for (const request of requests) {
+      if (request.kind === "ping") request.reject(cause);
+      else this.#owner.requestRefused(request);
+    }
+  }
+
   #failRequests(cause: unknown): void {
     // Part of a frame is part of a response.
     const begun = this.#decoder.buffered > 0 || cause instanceof FrameError;
-    const requests: { request: PendingRequest; answered: boolean }[] = [];
-    for (
-      const queue of [
-        this.#matching.requests(),
-        this.#notifications,
-        this.#unsent,
-      ]
-    ) {
-      for (const request of queue) {
-        if (request.connection !== this) continue;
-        const answered = begun && this.#matching.mayBeAnswered(request);
-        requests.push({ request, answered });
+    const answered = new Set<PendingRequest>();
+    if (begun) {
+      for (const request of this.#matching.requests()) {
+        if (this.#matching.mayBeAnswered(request)) answered.add(request);
       }
     }
+    const requests = this.#takeAwaited([
+      this.#matching.requests(),
+      this.#notifications,
+      this.#unsent,
+    ]);
     this.#matching.clear();
     this.#notifications.clear();
     this.#unsent.clear();
     this.load = this.#awaited = 0;
-    for (const { request, answered } of requests) {
-      request.connection = undefined;
+    for (const request of requests) {
       const sent = request.end >= 0 && request.end <= this.#offered;
       if (request.kind === "ping") {
         request.reject(cause);
-      } else if (this.goneAway && (request.kind === "send" || !sent)) {
+      } else if (this.goneAway && !sent) {
         this.#owner.requestRefused(request);
       } else {
         const harmless = !sent ||
-          (request.idempotent && request.kind === "send" && !answered);
+          (request.idempotent && request.kind === "send" &&
+            !answered.has(request));
         request.sent ||= sent;
         this.#owner.requestLost(request, cause, this.#reused && harmless);
       }
     }
+  }
+
+  /** Takes off the connection those that are still waited for: before any of
+   * them is told, since they may be sent again. */
+  #takeAwaited(queues: Iterable<PendingRequest>[]): PendingRequest[] {
+    const requests: PendingRequest[] = [];
+    for (const queue of queues) {
+      for (const request of queue) {
+        if (request.connection !== this) continue;
+        request.connection = undefined;
+        requests.push(request);
+      }
+    }
+    return requests;
   }
 }
 
