@@ -219,7 +219,10 @@ export class ClientConnection {
   #onClosed: (() => void) | undefined;
   /** Nothing more can be sent, and the reader has so long to meet the end. */
   #writeFailed = false;
-  /** Its writing side is closed, and what comes is thrown away. */
+  /** What comes is thrown away: it is to end, once the server has what was taken
+   * for it. */
+  #discarding = false;
+  /** Its writing side is closed. */
   #lingering = false;
   #timer: Timer | undefined;
 
@@ -374,7 +377,7 @@ export class ClientConnection {
         () => this.destroy(new Error("A request was answered, not taken")),
         SETTLE_TIMEOUT,
       );
-    } else if (this.#onClosed !== undefined) {
+    } else if (this.#onClosed !== undefined || this.#discarding) {
       this.#finish();
     } else {
       this.#owner.release(this);
@@ -394,7 +397,7 @@ export class ClientConnection {
         const n = await this.#transport.read(this.#decoder.space());
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
-        if (this.#lingering) continue;
+        if (this.#discarding) continue;
         this.#decoder.advance(n);
         this.#received();
       }
@@ -417,7 +420,7 @@ export class ClientConnection {
     if (pending === undefined) return;
     const chunk = await pending;
     if (chunk === null) throw ended();
-    if (this.#lingering || this.#dead) return;
+    if (this.#discarding || this.#dead) return;
     this.#decoder.push(chunk);
     this.#received();
   }
@@ -434,7 +437,7 @@ export class ClientConnection {
     ) {
       this.#respond(frame);
       // A callback may have closed it.
-      if (this.#dead || this.#lingering) return;
+      if (this.#dead || this.#discarding) return;
     }
     if (
       this.#decoder.buffered > 0 && !this.#matching.expects(this.#offered)
@@ -481,9 +484,12 @@ export class ClientConnection {
       "InvalidData",
       "Server sent what was not asked for",
     );
-    if (this.load > 0 || !this.#mayLinger()) return this.destroy(cause);
-    this.#linger();
-    this.#owner.connectionClosed(this);
+    let notifications = 0;
+    for (const _ of this.#notifications) notifications++;
+    if (this.load > notifications) return this.destroy(cause);
+    this.usable = false;
+    this.#discarding = true;
+    this.#loadFell();
   }
 
   // Writing.
@@ -644,8 +650,9 @@ export class ClientConnection {
   /** Closes it: nothing is in flight. */
   #finish(): void {
     if (this.#lingering) return;
-    if (this.#mayLinger() && !this.pinging) this.#linger();
-    else this.destroy(undefined);
+    if (!this.#mayLinger() || this.pinging) return this.destroy(undefined);
+    this.#linger();
+    this.#owner.connectionClosed(this);
   }
 
   /** Whether closing it might destroy what the transport has taken: a reset for
@@ -658,7 +665,7 @@ export class ClientConnection {
   /** Closes the writing side, and throws away what comes, to the server's end. */
   async #linger(): Promise<void> {
     this.usable = false;
-    this.#lingering = true;
+    this.#lingering = this.#discarding = true;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.destroy(undefined), LINGER_TIMEOUT);
     // The process is to live on until it has arrived.

@@ -45,6 +45,8 @@ export class MemoryPeer {
   readonly #queue: Arrived[] = [];
   #waiting: (() => void) | undefined;
   #paused = false;
+  /** It ends its own side when the client has ended its. */
+  endsBack = true;
   /** Every request that has come. */
   readonly requests: Arrived[] = [];
   /** The client has closed its writing side, or all of it. */
@@ -83,6 +85,7 @@ export class MemoryPeer {
       // It was closed.
     }
     this.ended = true;
+    if (this.endsBack) this.end();
     this.#waiting?.();
   }
 
