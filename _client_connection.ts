@@ -7,6 +7,7 @@
 // again.
 
 import type { Announcement } from "./_client_correlated.ts";
+import type { Doubt, Silence } from "./_client_dead_peers.ts";
 import { type PendingRequest, RequestQueue } from "./_client_request.ts";
 import { namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
@@ -95,14 +96,6 @@ export interface ReadBefore {
   readonly bytes: Frame;
   /** A read that is still under way. */
   readonly pending: Promise<Frame | null> | undefined;
-}
-
-/** A request that timed out with nothing received since it was encoded. */
-export interface Silence {
-  /** What the client's connections had received when the request was encoded. */
-  readonly receivedBefore: number;
-  /** How long its connection had been idle before. */
-  readonly idleBefore: number;
 }
 
 /** What a connection tells its owner. Each of these may run callbacks of the
@@ -198,16 +191,12 @@ export class ClientConnection {
    * an idle connection. */
   #reused = false;
 
-  /** When it became idle, or was last found alive, by both clocks. */
-  idleSince = performance.now();
-  idleSinceWall = Date.now();
   /** How long it had been idle before what is on it was sent. */
   idleBefore = 0;
   /** {@linkcode Traffic.received} when something was last received on it. */
   receivedAt: number;
-  /** It may be dead: it is looked at, or closed, before it is lent. */
-  inDoubt = false;
-  #check: Promise<boolean> | undefined;
+  /** Set if it may be dead: it is looked at before it is lent. */
+  doubt: Doubt | undefined;
   #endLook: (() => void) | undefined;
   /** A ping is under way. */
   pinging = false;
@@ -230,7 +219,10 @@ export class ClientConnection {
   #onClosed: (() => void) | undefined;
   /** Nothing more can be sent, and the reader has so long to meet the end. */
   #writeFailed = false;
-  /** Its writing side is closed, and what comes is thrown away. */
+  /** What comes is thrown away: it is to end, once the server has what was taken
+   * for it. */
+  #discarding = false;
+  /** Its writing side is closed. */
   #lingering = false;
   #timer: Timer | undefined;
 
@@ -359,7 +351,11 @@ export class ClientConnection {
       if (end >= 0) receivedBefore = Math.min(receivedBefore, before);
     }
     return this.receivedAt <= receivedBefore && receivedBefore < Infinity
-      ? { receivedBefore, idleBefore: this.idleBefore }
+      ? {
+        receivedBefore,
+        idleBefore: this.idleBefore,
+        pinged: requests[0]!.kind === "ping",
+      }
       : undefined;
   }
 
@@ -381,7 +377,7 @@ export class ClientConnection {
         () => this.destroy(new Error("A request was answered, not taken")),
         SETTLE_TIMEOUT,
       );
-    } else if (this.#onClosed !== undefined) {
+    } else if (this.#onClosed !== undefined || this.#discarding) {
       this.#finish();
     } else {
       this.#owner.release(this);
@@ -401,7 +397,7 @@ export class ClientConnection {
         const n = await this.#transport.read(this.#decoder.space());
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
-        if (this.#lingering) continue;
+        if (this.#discarding) continue;
         this.#decoder.advance(n);
         this.#received();
       }
@@ -414,12 +410,17 @@ export class ClientConnection {
   async #takeOver({ bytes, pending }: ReadBefore): Promise<void> {
     if (bytes.length > 0) {
       this.#decoder.push(bytes);
+      // Whoever dialled is to have the connection before it ends for what it has
+      // read: then a server that always says too much costs each of them a
+      // failure, and is not dialled on and on.
+      await null;
+      if (this.#dead) return;
       this.#received();
     }
     if (pending === undefined) return;
     const chunk = await pending;
     if (chunk === null) throw ended();
-    if (this.#lingering || this.#dead) return;
+    if (this.#discarding || this.#dead) return;
     this.#decoder.push(chunk);
     this.#received();
   }
@@ -427,7 +428,7 @@ export class ClientConnection {
   /** Something was received. */
   #received(): void {
     this.receivedAt = ++this.#terms.traffic.received;
-    this.inDoubt = false;
+    this.doubt = undefined;
     const awaited = this.#awaited;
     for (
       let frame = this.#decoder.decode();
@@ -436,7 +437,7 @@ export class ClientConnection {
     ) {
       this.#respond(frame);
       // A callback may have closed it.
-      if (this.#dead || this.#lingering) return;
+      if (this.#dead || this.#discarding) return;
     }
     if (
       this.#decoder.buffered > 0 && !this.#matching.expects(this.#offered)
@@ -483,9 +484,12 @@ export class ClientConnection {
       "InvalidData",
       "Server sent what was not asked for",
     );
-    if (this.load > 0 || !this.#mayLinger()) return this.destroy(cause);
-    this.#linger();
-    this.#owner.connectionClosed(this);
+    let notifications = 0;
+    for (const _ of this.#notifications) notifications++;
+    if (this.load > notifications) return this.destroy(cause);
+    this.usable = false;
+    this.#discarding = true;
+    this.#loadFell();
   }
 
   // Writing.
@@ -586,17 +590,7 @@ export class ClientConnection {
    * to be read meanwhile, and whether the server answers a ping, if there is
    * one. A connection that does not live is closed.
    */
-  check(
-    ping: (() => PendingRequest) | undefined,
-    timeout: number,
-  ): Promise<boolean> {
-    this.#check ??= this.#runCheck(ping, timeout).finally(() => {
-      this.#check = undefined;
-    });
-    return this.#check;
-  }
-
-  async #runCheck(
+  async check(
     ping: (() => PendingRequest) | undefined,
     timeout: number,
   ): Promise<boolean> {
@@ -612,8 +606,6 @@ export class ClientConnection {
       this.destroy(error);
       return false;
     }
-    this.idleSince = performance.now();
-    this.idleSinceWall = Date.now();
     return this.usable;
   }
 
@@ -658,8 +650,9 @@ export class ClientConnection {
   /** Closes it: nothing is in flight. */
   #finish(): void {
     if (this.#lingering) return;
-    if (this.#mayLinger() && !this.pinging) this.#linger();
-    else this.destroy(undefined);
+    if (!this.#mayLinger() || this.pinging) return this.destroy(undefined);
+    this.#linger();
+    this.#owner.connectionClosed(this);
   }
 
   /** Whether closing it might destroy what the transport has taken: a reset for
@@ -672,7 +665,7 @@ export class ClientConnection {
   /** Closes the writing side, and throws away what comes, to the server's end. */
   async #linger(): Promise<void> {
     this.usable = false;
-    this.#lingering = true;
+    this.#lingering = this.#discarding = true;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.destroy(undefined), LINGER_TIMEOUT);
     // The process is to live on until it has arrived.
@@ -699,8 +692,10 @@ export class ClientConnection {
     this.#owner.connectionClosed(this);
     this.#onClosed?.();
     this.#endLook?.();
+    const writing = this.load > 0 && this.#flushing;
     // What a goaway vouches for does not depend on a write's fate.
-    if (this.load > 0 && this.#flushing && !this.goneAway) {
+    if (this.goneAway) this.#refuseRequests(cause);
+    if (writing && this.load > 0) {
       // Closing settles the write under way, and its outcome decides what the
       // server can have seen.
       const timer = setTimeout(() => this.#afterWrite?.(), SETTLE_TIMEOUT);
@@ -715,41 +710,70 @@ export class ClientConnection {
     if (!this.#flushing) this.#wake?.();
   }
 
+  /** Gives back the requests that the server will not handle: all but the
+   * notifications of which a part was offered to a write. */
+  #refuseRequests(cause: unknown): void {
+    const requests = this.#takeAwaited([
+      this.#matching.requests(),
+      this.#unsent,
+    ]);
+    this.#matching.clear();
+    this.#unsent.clear();
+    this.load = 0;
+    for (const _ of this.#notifications) this.load++;
+    this.#awaited = this.load;
+    for (const request of requests) {
+      if (request.kind === "ping") request.reject(cause);
+      else this.#owner.requestRefused(request);
+    }
+  }
+
   #failRequests(cause: unknown): void {
     // Part of a frame is part of a response.
     const begun = this.#decoder.buffered > 0 || cause instanceof FrameError;
-    const requests: { request: PendingRequest; answered: boolean }[] = [];
-    for (
-      const queue of [
-        this.#matching.requests(),
-        this.#notifications,
-        this.#unsent,
-      ]
-    ) {
-      for (const request of queue) {
-        if (request.connection !== this) continue;
-        const answered = begun && this.#matching.mayBeAnswered(request);
-        requests.push({ request, answered });
+    const answered = new Set<PendingRequest>();
+    if (begun) {
+      for (const request of this.#matching.requests()) {
+        if (this.#matching.mayBeAnswered(request)) answered.add(request);
       }
     }
+    const requests = this.#takeAwaited([
+      this.#matching.requests(),
+      this.#notifications,
+      this.#unsent,
+    ]);
     this.#matching.clear();
     this.#notifications.clear();
     this.#unsent.clear();
     this.load = this.#awaited = 0;
-    for (const { request, answered } of requests) {
-      request.connection = undefined;
+    for (const request of requests) {
       const sent = request.end >= 0 && request.end <= this.#offered;
       if (request.kind === "ping") {
         request.reject(cause);
-      } else if (this.goneAway && (request.kind === "send" || !sent)) {
+      } else if (this.goneAway && !sent) {
         this.#owner.requestRefused(request);
       } else {
         const harmless = !sent ||
-          (request.idempotent && request.kind === "send" && !answered);
+          (request.idempotent && request.kind === "send" &&
+            !answered.has(request));
         request.sent ||= sent;
         this.#owner.requestLost(request, cause, this.#reused && harmless);
       }
     }
+  }
+
+  /** Takes off the connection those that are still waited for: before any of
+   * them is told, since they may be sent again. */
+  #takeAwaited(queues: Iterable<PendingRequest>[]): PendingRequest[] {
+    const requests: PendingRequest[] = [];
+    for (const queue of queues) {
+      for (const request of queue) {
+        if (request.connection !== this) continue;
+        request.connection = undefined;
+        requests.push(request);
+      }
+    }
+    return requests;
   }
 }
 

@@ -39,9 +39,6 @@ export class PendingRequest {
   /** It was sent again after a loss, which happens once. What a goaway vouches
    * for is sent again without being counted. */
   resent = false;
-  /** A ping has failed while it waited: what is in doubt is closed for it, not
-   * pinged, so that it waits for one ping at most. */
-  awaitedPing = false;
 
   /** Milliseconds that it was given, and what is left of them when it is
    * sent; 0 is for ever. */

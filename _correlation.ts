@@ -91,6 +91,9 @@ export function isReserved({ highBit }: Correlation, id: number): boolean {
 /** The largest number of ids for which a bit each is kept. */
 const MAX_BITS = 2 ** 15;
 
+/** Places of a table at first. */
+const FIRST_PLACES = 64;
+
 /**
  * The ids in use on one connection, and what each of them stands for.
  *
@@ -99,11 +102,26 @@ const MAX_BITS = 2 ** 15;
  * of ids with one or two bytes, which run round, the next free one is found in
  * a tree of bits; those with four bytes do not run round while a connection
  * lives, as a rule, and the next is free but for a handful of old ones.
+ *
+ * What ids stand for lies in a ring, at the place that the lowest bits of the id
+ * say. Ids in use are close together as a rule, so that none meets another; one
+ * that stays for long gives way to a new one and goes aside. (A `Map` alone would
+ * do, but what comes and goes in it keeps the collector busy.)
+ *
+ * ```text
+ *   id     ... 254  255  256  257  258 ...
+ *   ring of 4    2    3    0    1    2      id 254 goes aside when 258 is drawn
+ * ```
  */
 export class IdTable<T> {
   readonly #capacity: number;
-  readonly #values = new Map<number, T>();
   readonly #free: FreeIds | undefined;
+  /** The ring: at each place an id, 0 for none, and what it stands for. */
+  #ids = new Uint32Array(FIRST_PLACES);
+  #values: (T | undefined)[] = new Array(FIRST_PLACES).fill(undefined);
+  /** Those that went aside. */
+  readonly #aside = new Map<number, T>();
+  #size = 0;
   #last = 0;
 
   /** @param capacity Ids are 1 to this number. */
@@ -114,7 +132,7 @@ export class IdTable<T> {
 
   /** Ids in use. */
   get size(): number {
-    return this.#values.size;
+    return this.#size;
   }
 
   /**
@@ -123,40 +141,70 @@ export class IdTable<T> {
    * @param value What the id stands for until it is released.
    */
   take(value: T): number {
-    if (this.#values.size >= this.#capacity) {
+    if (this.#size >= this.#capacity) {
       throw new Error("bug: more ids are in use than there are");
     }
     let id = this.#last % this.#capacity + 1;
     if (this.#free === undefined) {
-      while (this.#values.has(id)) id = id % this.#capacity + 1;
+      while (this.#has(id)) id = id % this.#capacity + 1;
     } else {
       // Bits count from 0, ids from 1.
       id = this.#free.next(id - 1) + 1;
       this.#free.mark(id - 1, false);
     }
     this.#last = id;
-    this.#values.set(id, value);
+    this.#size++;
+    if (2 * this.#size > this.#ids.length) this.#grow();
+    this.#put(id, value);
     return id;
   }
 
   /** What an id stands for; `undefined` if it is not in use. */
   get(id: number): T | undefined {
-    return this.#values.get(id);
+    const place = id & (this.#ids.length - 1);
+    if (this.#ids[place] === id && id > 0) return this.#values[place];
+    return this.#aside.size === 0 ? undefined : this.#aside.get(id);
   }
 
   /** Gives an id back, if it is in use. */
   release(id: number): void {
-    if (this.#values.delete(id)) this.#free?.mark(id - 1, true);
-  }
-
-  /** What the ids in use stand for, in the order in which they were drawn. */
-  values(): IterableIterator<T> {
-    return this.#values.values();
+    const place = id & (this.#ids.length - 1);
+    if (this.#ids[place] === id && id > 0) {
+      this.#ids[place] = 0;
+      this.#values[place] = undefined;
+    } else if (!this.#aside.delete(id)) return;
+    this.#size--;
+    this.#free?.mark(id - 1, true);
   }
 
   /** Forgets every id; none may be drawn after that. */
   clear(): void {
-    this.#values.clear();
+    this.#ids.fill(0);
+    this.#values.fill(undefined);
+    this.#aside.clear();
+    this.#size = 0;
+  }
+
+  #has(id: number): boolean {
+    return this.#ids[id & (this.#ids.length - 1)] === id || this.#aside.has(id);
+  }
+
+  #put(id: number, value: T): void {
+    const place = id & (this.#ids.length - 1);
+    const older = this.#ids[place]!;
+    if (older > 0) this.#aside.set(older, this.#values[place]!);
+    this.#ids[place] = id;
+    this.#values[place] = value;
+  }
+
+  #grow(): void {
+    const ids = this.#ids;
+    const values = this.#values;
+    this.#ids = new Uint32Array(2 * ids.length);
+    this.#values = new Array(2 * ids.length).fill(undefined);
+    for (let place = 0; place < ids.length; place++) {
+      if (ids[place]! > 0) this.#put(ids[place]!, values[place]!);
+    }
   }
 }
 

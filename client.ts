@@ -37,7 +37,7 @@ import {
   type ConnectionTerms,
 } from "./_client_connection.ts";
 import { CorrelatedMatching } from "./_client_correlated.ts";
-import { DeadPeers } from "./_client_dead_peers.ts";
+import { DeadPeers, type Doubt } from "./_client_dead_peers.ts";
 import { OrderedMatching } from "./_client_ordered.ts";
 import { PendingRequest, type RequestKind } from "./_client_request.ts";
 import { SignalGroups } from "./_client_signals.ts";
@@ -56,7 +56,7 @@ import {
   signalOption,
 } from "./_options.ts";
 import { holdPlace } from "./_pool_held_places.ts";
-import { MAX_DELAY, Sweeper, type Timer } from "./_timers.ts";
+import { Sweeper } from "./_timers.ts";
 import {
   type CorrelationOptions,
   FrameDecoder,
@@ -595,11 +595,12 @@ export class Client implements AsyncDisposable {
     functionOption({ ping }, "ping");
     this.#ping = ping && (() => this.#newPing(ping));
     this.#pingTimeout = durationOption(options, "pingTimeout", 1_000);
+    const pingInterval = durationOption(options, "pingInterval", 0);
     this.#deadPeers = new DeadPeers(
       ping !== undefined,
       durationOption(options, "pingAfterIdle", 15_000),
+      pingInterval,
     );
-    const pingInterval = durationOption(options, "pingInterval", 0);
     const observer = objectOption<"hooks.pool", PoolHooks<unknown>>(
       { "hooks.pool": hooks?.pool },
       "hooks.pool",
@@ -625,6 +626,10 @@ export class Client implements AsyncDisposable {
       // A graceful end waits for what is in flight, and has limits of its own.
       releaseTimeout: 0,
       drainTimeout: 0,
+      ping: (connection: ClientConnection, idle = 0) =>
+        this.#inContext(() => this.#lookAt(connection, idle)),
+      pingAfterIdle: this.#deadPeers.lookAfterIdle,
+      pingTimeout: 0,
       onError: (error) => this.#report(error),
       hooks: {
         // Not before the pool has it: it could not be taken out if it ended.
@@ -663,15 +668,7 @@ export class Client implements AsyncDisposable {
     if (shortest > 0) {
       poolOptions.reapInterval = Math.max(2 * MIN_SWEEP, shortest / 10);
     }
-    if (ping !== undefined && pingInterval > 0) {
-      poolOptions.ping = (connection) =>
-        connection.check(this.#ping, this.#pingTimeout);
-      poolOptions.pingInterval = pingInterval;
-      // Those that are lent are looked at by the client, which knows more of them;
-      // and each ping has its own limit.
-      poolOptions.pingAfterIdle = MAX_DELAY;
-      poolOptions.pingTimeout = 0;
-    }
+    if (ping !== undefined) poolOptions.pingInterval = pingInterval;
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;
     this.#pool = new Pool(poolOptions);
@@ -878,14 +875,10 @@ export class Client implements AsyncDisposable {
     // Those in line come first.
     if (this.#waiting === 0) {
       for (let idle; (idle = this.#takeIdle()) !== undefined;) {
-        const look = request.takes(idle)
-          ? this.#deadPeers.look(idle, request)
-          : "close";
-        if (look === "none") return this.#dispatch(request, idle);
-        if (look !== "close") return this.#lookAt(idle, look, request);
-        this.#discard(idle);
+        if (request.takes(idle)) return this.#dispatch(request, idle);
+        this.#inContext(() => this.#pool.discard(idle!));
       }
-      if (this.#places >= this.#maxCap) {
+      if (this.#places >= this.#maxCap && !this.#someAreIdle()) {
         const shared = this.#leastLoaded(request.lostAt);
         if (shared !== undefined) return this.#dispatch(request, shared);
       }
@@ -893,15 +886,33 @@ export class Client implements AsyncDisposable {
     this.#inContext(() => this.#wait(request));
   }
 
+  /** Takes an idle connection that need not be looked at. */
   #takeIdle(): ClientConnection | undefined {
     // Where another one is opened in its place, that is begun here.
-    return this.#minIdle === 0
+    const idle = this.#minIdle === 0
       ? this.#pool.tryGet()
       : this.#inContext(() => this.#pool.tryGet());
+    if (idle === undefined) return undefined;
+    const slept = this.#deadPeers.sleptFor();
+    if (slept === 0) return idle;
+    // It is put back, to be looked at with the others.
+    this.#inContext(() => this.#pool.put(idle));
+    for (const connection of this.#connections) {
+      if (connection.lent) continue;
+      connection.doubt ??= this.#deadPeers.doubtAfterSleep(slept);
+      this.#pool.recheck(connection);
+    }
+    return undefined;
   }
 
-  #discard(connection: ClientConnection): void {
-    this.#inContext(() => this.#pool.discard(connection));
+  /** Whether there are idle connections that are to be looked at first: requests
+   * share one only when all are busy. */
+  #someAreIdle(): boolean {
+    if (this.#maxCap === 1) return false;
+    for (const { lent, busy, usable } of this.#connections) {
+      if (!lent && !busy && usable) return true;
+    }
+    return false;
   }
 
   /** @param after Only of the dials after that one. */
@@ -930,47 +941,19 @@ export class Client implements AsyncDisposable {
     connection.send(request);
   }
 
-  /** Has an idle connection looked at before a request goes out on it. */
+  /** Looks at an idle connection for the pool. */
   #lookAt(
     connection: ClientConnection,
-    look: "turn" | "ping",
-    request: PendingRequest,
-  ): void {
-    // So that its end is noticed, whatever it is looked at for.
-    connection.lent = true;
-    if (request.signal !== undefined) {
-      this.#signals.add(request, request.signal);
+    idle: number,
+  ): Promise<boolean> | boolean {
+    switch (this.#deadPeers.look(connection, idle)) {
+      case "close":
+        return false;
+      case "turn":
+        return connection.check(undefined, 0);
+      case "ping":
+        return connection.check(this.#ping, this.#pingTimeout);
     }
-    this.#inContext(async () => {
-      const start = performance.now();
-      let timer: Timer | undefined;
-      const limit = shorter(this.#getTimeout, request.timeout);
-      if (limit > 0) {
-        timer = setTimeout(() => {
-          const error = new PoolTimeoutError(
-            `No connection within ${limit} ms`,
-            this.#pool.stats(),
-          );
-          this.#reject(request, this.#translate(error, request));
-        }, limit);
-      }
-      const alive = await connection.check(
-        look === "ping" ? this.#ping : undefined,
-        this.#pingTimeout,
-      );
-      clearTimeout(timer);
-      this.#signals.remove(request);
-      if (look === "ping") request.awaitedPing = true;
-      const now = performance.now();
-      const inTime = request.remain(now - start);
-      if (request.limit > 0) request.deadline = now + request.timeout;
-      if (!request.settled && inTime && alive && connection.lent) {
-        return this.#dispatch(request, connection);
-      }
-      if (connection.lent) this.#decline(connection, alive);
-      if (inTime && !request.settled) this.#start(request);
-      else this.#reject(request, new RequestTimeoutError(request.limit));
-    });
   }
 
   /** Waits in the pool's line. */
@@ -1063,8 +1046,7 @@ export class Client implements AsyncDisposable {
   #release(connection: ClientConnection): void {
     if (!connection.busy && connection.lent) {
       connection.lent = false;
-      connection.idleSince = performance.now();
-      connection.idleSinceWall = Date.now();
+      connection.idleBefore = 0;
       this.#pool.put(connection);
     } else {
       this.#pump();
@@ -1119,15 +1101,24 @@ export class Client implements AsyncDisposable {
       requestLost: (request, cause, resend) =>
         this.#requestLost(request, cause, resend),
       requestRefused: (request) => this.#requestRefused(request),
-      fellSilent: (silence) =>
-        this.#deadPeers.castDoubt(
-          silence,
-          this.#terms.traffic.received,
-          this.#connections,
-        ),
+      fellSilent: (silence) => {
+        const { received } = this.#terms.traffic;
+        const doubt = this.#deadPeers.doubtAfterSilence(silence, received);
+        if (doubt !== undefined) this.#castDoubt(doubt, silence.receivedBefore);
+      },
       release: (connection) => this.#release(connection),
       connectionClosed: (connection) => this.#connectionClosed(connection),
     });
+  }
+
+  /** Has idle connections looked at that have been as silent. */
+  #castDoubt(doubt: Doubt, receivedBefore: number): void {
+    for (const connection of this.#connections) {
+      const { lent, busy, receivedAt } = connection;
+      if (lent || busy || receivedAt > receivedBefore) continue;
+      connection.doubt = doubt;
+      this.#pool.recheck(connection);
+    }
   }
 
   async #connect(signal: AbortSignal): Promise<Dialled> {

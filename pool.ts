@@ -41,6 +41,7 @@
 
 import { bug } from "./_bug.ts";
 import { callDetached, ignore, isThenable } from "./_callbacks.ts";
+import { defer } from "./_deferred.ts";
 import {
   checkFunction,
   choiceOption,
@@ -508,7 +509,9 @@ export class Pool<T> implements AsyncDisposable {
   // state whole before, and look anew after at whatever it knew.
 
   readonly #close: ((resource: T) => unknown) | undefined;
-  readonly #ping: ((resource: T) => unknown) | undefined;
+  /** It is also given how long the resource was idle, which a ping of the user's
+   * need not know, and the client's does. */
+  readonly #ping: ((resource: T, idle: number) => unknown) | undefined;
   readonly #reset: ((resource: T) => unknown) | undefined;
   readonly #onError:
     | ((error: unknown, operation: PoolOperation) => void)
@@ -940,6 +943,15 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   /**
+   * Has a resource pinged before it is lent next, however short a time it has been
+   * idle: for one that may have died. It need not be in the pool any more.
+   */
+  recheck(resource: T): void {
+    const entry = this.#entries.get(resource);
+    if (entry?.state === "idle") entry.checkedAt = -Infinity;
+  }
+
+  /**
    * Closes one resource: at once if it is idle or being reset, and else as soon as
    * it comes back. For one that says by itself that it has died. It need not be in
    * the pool any more.
@@ -1099,7 +1111,7 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#closed !== undefined) {
       return Promise.reject(new PoolClosedError());
     }
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const { promise, resolve, reject } = defer<T>();
     const stamped = timeout > 0 || this.#noting;
     const now = stamped ? this.#clock.stamp() : 0;
     const waiter = this.#line.push(resolve, reject, origin, timeout, now);
@@ -1498,8 +1510,10 @@ export class Pool<T> implements AsyncDisposable {
     entry.state = "pinging";
     entry.patrolled = patrolled;
     this.#pinging++;
+    const now = this.#timed ? this.#clock.read() : 0;
+    const idle = now - Math.max(entry.since, entry.checkedAt);
     const call = PendingCall.start(
-      () => this.#ping!(entry.value),
+      () => this.#ping!(entry.value, idle),
       this.#pingTimeout,
       {
         done: (answer) =>
@@ -1706,7 +1720,7 @@ export class Pool<T> implements AsyncDisposable {
 
   /** Begins to close the pool. Calls back. */
   #shut(): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const { promise, resolve, reject } = defer<void>();
     this.#closed = promise;
     this.#resolveClosed = resolve;
     this.#rejectClosed = reject;

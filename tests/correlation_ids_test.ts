@@ -64,7 +64,25 @@ Deno.test("IdTable begins at 1 and passes over what is in use as it runs round",
   assertEquals(table.size, 1);
   assertEquals(table.take("d"), 1);
   assertEquals(table.get(2), "b");
-  assertEquals([...table.values()], ["b", "d"]);
+  assertEquals([table.get(1), table.get(3)], ["d", undefined]);
+});
+
+Deno.test("IdTable keeps old ids apart from those that take their places", () => {
+  const table = new IdTable<number>(2 ** 31 - 2);
+  const old = new Set<number>();
+  for (let n = 1; n <= 5000; n++) {
+    const id = table.take(n);
+    assertEquals(id, n);
+    if (n % 97 === 0) old.add(id);
+    else table.release(id);
+    assertEquals(table.size, old.size);
+    for (const id of old) assertEquals(table.get(id), id);
+  }
+  for (const id of old) {
+    table.release(id);
+    assertEquals(table.get(id), undefined);
+  }
+  assertEquals([table.size, table.get(0)], [0, undefined]);
 });
 
 Deno.test("IdTable of four bytes passes over what is in use", () => {
