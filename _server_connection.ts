@@ -23,13 +23,7 @@ import {
 import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { SendQueue } from "./_server_send_queue.ts";
-import {
-  nextTurn,
-  refTimer,
-  startTimer,
-  type Timer,
-  unrefTimer,
-} from "./_timers.ts";
+import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 import { FrameDecoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
@@ -211,7 +205,7 @@ export class ServerConnection {
   #memory: ConnectionMemory | undefined;
   /** Wakes the read loop from its pause. */
   #wake: (() => void) | null = null;
-  /** Limits the greeting, and later the lingering. */
+  /** Limits the greeting, delays a drain, and limits the lingering. */
   #timer: Timer | undefined;
   /** Whether it keeps the process alive. */
   #refed = true;
@@ -313,11 +307,10 @@ export class ServerConnection {
   }
 
   /** Drains once what has arrived already was read. */
-  async drainSoon(): Promise<void> {
-    for (let i = 0; i < DRAIN_TURNS; i++) {
-      await nextTurn();
-    }
-    this.drain();
+  drainSoon(turns = DRAIN_TURNS): void {
+    if (turns === 0 || this.#phase === "greeting") return this.drain();
+    if (this.#phase !== "open") return;
+    this.#timer = startTimer(() => this.drainSoon(turns - 1), 0);
   }
 
   // ---- Reading
@@ -739,6 +732,7 @@ export class ServerConnection {
   /** Half-closes, and waits for the peer's end. */
   #linger(): void {
     this.#phase = "lingering";
+    clearTimeout(this.#timer);
     const { shutdownTimeout } = this.#settings;
     const limit = this.#mayGoAway ? shutdownTimeout || LONGEST_LINGER : LINGER;
     this.#timer = startTimer(() => this.#destroy("end"), limit);
