@@ -69,13 +69,11 @@ import {
   show,
   signalOption,
 } from "./_options.ts";
-import {
-  type ConnectionSettings,
-  noResponseError,
-  ServerConnection,
-} from "./_server_connection.ts";
+import { ServerConnection } from "./_server_connection.ts";
 import { ConnectionSet } from "./_server_connections.ts";
 import { observe, printFailure } from "./_server_hooks.ts";
+import { noResponseError } from "./_server_result.ts";
+import type { ConnectionSettings } from "./_server_settings.ts";
 import { onAbort } from "./_server_signals.ts";
 import { startTimer } from "./_timers.ts";
 import {
