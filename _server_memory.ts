@@ -42,10 +42,10 @@ interface Reference {
   readonly end: number;
   /** Bytes of its frame. */
   readonly length: number;
-  /** Bytes of the buffer. */
-  readonly bytes: number;
-  /** The buffer, where it is large enough to be counted by itself. */
-  readonly pinned: ArrayBufferLike | undefined;
+  readonly buffer: ArrayBufferLike;
+  /** How the buffer is counted: along with what is written next to it, by
+   * itself, or as the turn's. */
+  readonly counted: "along" | "pinned" | "turn";
 }
 
 /** An encoder that knows which buffers its frames refer to until they are
@@ -56,10 +56,16 @@ export class ResponseEncoder extends FrameEncoder {
   /** Bytes of the largest response so far, if it was large enough to be
    * referred to; else 0. */
   largest = 0;
+  /** It is the connection's turn: room was set aside for what comes. */
+  hasTurn = false;
+  /** Bytes of buffers that the turn is for. */
+  turnBytes = 0;
+  /** Buffers that are counted by themselves. */
+  pins = 0;
   #references: Reference[] | undefined;
-  #unpinnedBytes = 0;
-  #pinnedLength = 0;
-  #pins = 0;
+  /** Bytes of buffers and of frames that are not counted as they are written. */
+  #idle = 0;
+  #countedElsewhere = 0;
   readonly #budget: Budget | undefined;
 
   constructor(
@@ -70,23 +76,17 @@ export class ResponseEncoder extends FrameEncoder {
     this.#budget = budget;
   }
 
-  /** Bytes that it holds and that no pinned buffer is counted for. */
+  /** Bytes that it holds, and that are counted nowhere else. */
   get held(): number {
-    // One that is half written is pinned as a whole.
-    const rest = Math.max(0, this.buffered - this.#pinnedLength);
-    return rest + this.#unpinnedBytes;
-  }
-
-  /** Buffers that are pinned. */
-  get pins(): number {
-    return this.#pins;
+    // A buffer that is half written is counted as a whole.
+    return this.#idle + Math.max(0, this.buffered - this.#countedElsewhere);
   }
 
   override push(payload: Uint8Array, id?: number): number {
     if (payload.length <= COPIED) return super.push(payload, id);
     const response = compact(payload);
     const length = super.push(response, id);
-    if (this.#budget !== undefined) this.#refer(response, length);
+    if (this.#budget !== undefined) this.#refer(response.buffer, length);
     return length;
   }
 
@@ -101,39 +101,43 @@ export class ResponseEncoder extends FrameEncoder {
     this.#forget(Infinity);
   }
 
-  #refer({ buffer }: Uint8Array, length: number): void {
-    if (length > this.largest) this.largest = length;
-    const bytes = buffer.byteLength;
-    const pinned = bytes > UNCOUNTED ? buffer : undefined;
+  #refer(buffer: ArrayBufferLike, length: number): void {
+    this.largest = Math.max(this.largest, length);
+    const counted = buffer.byteLength <= UNCOUNTED
+      ? "along"
+      : this.hasTurn
+      ? "turn"
+      : "pinned";
     const end = this.written + this.buffered;
     this.#references ??= [];
-    this.#references.push({ end, length, bytes, pinned });
-    if (pinned === undefined) {
-      this.#unpinnedBytes += bytes - length;
-    } else {
-      this.#pins++;
-      this.#pinnedLength += length;
-      this.#budget!.pin(pinned);
-    }
+    const reference: Reference = { end, length, buffer, counted };
+    this.#references.push(reference);
+    if (counted === "pinned") this.#budget!.pin(buffer);
+    this.#count(reference, 1);
   }
 
   #forget(written: number): void {
     const references = this.#references;
     if (references === undefined) return;
     let count = 0;
-    for (const { end, length, bytes, pinned } of references) {
-      if (end > written) break;
+    for (const reference of references) {
+      if (reference.end > written) break;
       count++;
-      if (pinned === undefined) {
-        this.#unpinnedBytes -= bytes - length;
-      } else {
-        this.#pins--;
-        this.#pinnedLength -= length;
-        this.#budget!.unpin(pinned);
-      }
+      if (reference.counted === "pinned") this.#budget!.unpin(reference.buffer);
+      this.#count(reference, -1);
     }
     if (count === references.length) this.#references = undefined;
     else if (count > 0) references.splice(0, count);
+  }
+
+  #count({ counted, length, buffer }: Reference, sign: 1 | -1): void {
+    if (counted === "along") {
+      this.#idle += sign * Math.max(0, buffer.byteLength - length);
+      return;
+    }
+    this.#countedElsewhere += sign * length;
+    if (counted === "pinned") this.pins += sign;
+    else this.turnBytes += sign * buffer.byteLength;
   }
 }
 
@@ -279,12 +283,14 @@ export class ConnectionMemory {
     // What has always been answered with little will go on so, probably.
     const small = written > 0 && largest <= UNCOUNTED;
     if (small && this.#budget.mayBeginSmall(this.#worth)) return true;
-    return this.#budget.askToBegin(
+    const granted = this.#budget.askToBegin(
       this.#begin,
       this.#in,
       largest,
       this.#worth,
     );
+    this.#encoder.hasTurn = this.#begin.turn > 0;
+    return granted;
   }
 
   /** Writes have taken so many bytes. */
@@ -300,12 +306,19 @@ export class ConnectionMemory {
    * @param pending Whether handlers are at work.
    */
   update(heldBack: number, writing: boolean, pending: boolean): void {
-    const { held, pins, buffered } = this.#encoder;
+    const { held, pins, turnBytes, buffered } = this.#encoder;
     const counted = Math.max(0, held + heldBack - UNCOUNTED);
-    this.#budget.hold(this.#out, pins > 0 ? Math.max(1, counted) : counted);
+    // Who refers to buffers that are counted by themselves is judged, too.
+    const least = pins > 0 || turnBytes > 0 ? 1 : 0;
+    this.#budget.hold(this.#out, Math.max(least, counted));
+    // What was set aside is known now, but for handlers that are still at work.
+    if (!pending) this.#budget.hold(this.#begin, turnBytes);
     if (writing) this.#budget.resume(this.#out);
     else this.#out.paused = true;
-    if (!pending && buffered === 0) this.#budget.endTurn(this.#begin);
+    if (!pending && buffered === 0) {
+      this.#encoder.hasTurn = false;
+      this.#budget.endTurn(this.#begin);
+    }
   }
 
   /** The connection has ended. */

@@ -19,14 +19,10 @@ export function startTimer(fire: () => void, delay: number): Timer {
   return setTimeout(fire, Math.min(Math.ceil(delay), MAX_DELAY));
 }
 
-/** Taken once: whoever puts a clock of their own in its place, as tests do, does
- * not stop what waits for a turn. */
-const { setTimeout: startTurn } = globalThis;
-
 /** Lets the event loop go round: what has arrived is read, and what is ready is
  * accepted, but for the turn of the timer itself, which may come before. */
 export function nextTurn(): Promise<void> {
-  return new Promise((resolve) => startTurn(resolve, 0));
+  return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
 /** Lets the process end although the timer runs, where a runtime can. */

@@ -38,6 +38,10 @@ const CLAIM = encodeFrame(new Uint8Array(LARGEST)).slice(0, 8);
  * limited: an attacker has a machine of its own, and this one is shared. */
 const WRITERS = 100;
 
+/** The same where each write is a request like any other: it is not the work
+ * that is measured. */
+const REQUESTERS = 3;
+
 /** Pays for every byte that is sent; all connections share it. */
 const ZEROS = new Uint8Array(MIB);
 
@@ -89,11 +93,14 @@ const ATTACKS = {
   /** Sends much, of which each response keeps a little, and reads none. */
   async pinned(conn: Deno.Conn): Promise<void> {
     const head = encodeFrame(new Uint8Array(MIB)).subarray(0, 8);
-    for (;;) {
-      await writeAll(conn, head);
-      await writeAll(conn, Uint8Array.of(PINNED));
-      await writeAll(conn, ZEROS.subarray(1));
+    for (let i = 0; i < 16; i++) {
+      await whenMayWrite(REQUESTERS, async () => {
+        await writeAll(conn, head);
+        await writeAll(conn, Uint8Array.of(PINNED));
+        await writeAll(conn, ZEROS.subarray(1));
+      });
     }
+    await sleepUntilCut(conn);
   },
 };
 
@@ -110,12 +117,21 @@ async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
 async function writeMuch(conn: Deno.Conn, bytes: number): Promise<void> {
   await writeAll(conn, CLAIM);
   await writeAll(conn, ZEROS.subarray(0, 60 * KIB));
-  while (writers === WRITERS) await sleep(20);
-  writers++;
-  try {
+  await whenMayWrite(WRITERS, async () => {
     for (let left = bytes - 60 * KIB; left > 0; left -= ZEROS.length) {
       await writeAll(conn, ZEROS.subarray(0, left));
     }
+  });
+}
+
+async function whenMayWrite(
+  most: number,
+  write: () => Promise<void>,
+): Promise<void> {
+  while (writers >= most) await sleep(20);
+  writers++;
+  try {
+    await write();
   } finally {
     writers--;
   }
@@ -199,10 +215,14 @@ export interface Outcome {
   peak: number;
   alone: Rate[];
   beside: Rate[];
-  /** Also of clients that came only then. */
-  newcomers: Rate[];
+  /** Of clients that came only then: how long each size took until it was
+   * answered, in milliseconds. */
+  newcomers: number[];
   stats: ServerStats;
 }
+
+/** Seconds for which the one traffic and then the other is measured. */
+const WINDOW = 1;
 
 /** The sizes of the live traffic. */
 const SIZES = [64, 64 * KIB, 8 * MIB];
@@ -219,16 +239,21 @@ export async function measureAttack(
   options: ServeOptions = {},
   sizes: readonly number[] = SIZES,
 ): Promise<Outcome> {
+  // The same traffic goes to a server that nobody attacks, in turns, so that
+  // whatever else the machine does touches both.
   await using server = new Child("server", JSON.stringify(options));
+  await using twin = new Child("server", JSON.stringify(options));
   const port = Number(await server.line);
   const { pid } = server.process;
-  const clients = sizes.map(() => new Client({ port, maxCap: 1 }));
-  const measure = () =>
+  const attacked = sizes.map(() => new Client({ port, maxCap: 1 }));
+  const spared = await Promise.all(
+    sizes.map(async () => new Client({ port: Number(await twin.line) })),
+  );
+  const measure = (clients: Client[]) =>
     Promise.all(
-      sizes.map((size, i) => measureRate(clients[i]!, size, seconds)),
+      sizes.map((size, i) => measureRate(clients[i]!, size, WINDOW)),
     );
-  await measure();
-  const alone = await measure();
+  for (const clients of [attacked, spared]) await measure(clients);
   const before = residentMemory(pid).now;
   await using hostile = new Child(
     "hostile",
@@ -237,26 +262,51 @@ export async function measureAttack(
     String(count),
   );
   const connections = Number(await hostile.line);
-  const beside = await measure();
+  const alone: Rate[][] = [];
+  const beside: Rate[][] = [];
+  for (let left = seconds; left > 0; left -= 2 * WINDOW) {
+    alone.push(await measure(spared));
+    beside.push(await measure(attacked));
+  }
   // Who comes now has nothing to show for itself.
-  const newcomers = await Promise.all(sizes.map(async (size) => {
-    await using client = new Client({ port, maxCap: 1 });
-    return await measureRate(client, size, 0);
-  }));
+  const newcomers: number[] = [];
+  for (const size of sizes) newcomers.push(await firstResponse(port, size));
   const { peak } = residentMemory(pid);
   const stats = JSON.parse(
-    new TextDecoder().decode(await clients[0]!.send(Uint8Array.of(FIGURES))),
+    new TextDecoder().decode(await attacked[0]!.send(Uint8Array.of(FIGURES))),
   );
-  for (const client of clients) await client.close();
+  for (const client of [...attacked, ...spared]) await client.close();
   return {
     attack,
     connections,
     before,
     peak,
-    alone,
-    beside,
+    alone: sizes.map((_, i) => total(alone.map((rates) => rates[i]!))),
+    beside: sizes.map((_, i) => total(beside.map((rates) => rates[i]!))),
     newcomers,
     stats,
+  };
+}
+
+/** How long a newcomer takes to be answered, in milliseconds; Infinity if it is
+ * not. It gives a request five seconds, and comes again. */
+async function firstResponse(port: number, size: number): Promise<number> {
+  const start = performance.now();
+  for (let tries = 0; tries < 6; tries++) {
+    await using client = new Client({ port, requestTimeout: 5000 });
+    const { failed } = await measureRate(client, size, 0);
+    if (failed === 0) return performance.now() - start;
+  }
+  return Infinity;
+}
+
+/** Windows of one size taken together. */
+function total(rates: Rate[]): Rate {
+  return {
+    size: rates[0]!.size,
+    rate: rates.reduce((sum, { rate }) => sum + rate, 0) / rates.length,
+    longest: Math.max(...rates.map(({ longest }) => longest)),
+    failed: rates.reduce((sum, { failed }) => sum + failed, 0),
   };
 }
 
