@@ -6,7 +6,7 @@ import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
 /** How long a hot pool may share a reading, in milliseconds. */
 const TICK = 1;
-/** How often a hot pool may share a reading. */
+/** How many gets, and how many puts, may share a reading in a hot pool. */
 const SHARES = 16;
 /** Clock readings within a tick that make a pool hot. A timer that fires in an
  * event loop busy with sockets costs microseconds, about a hundred readings. */
@@ -31,8 +31,9 @@ export class Clock {
   readonly #sharing: boolean;
   readonly #jumped: (stamp: number, now: number) => void;
   #now = 0;
-  #shares = 0;
-  /** Whether `atMost` has shared the last reading. */
+  #sharesAtLeast = 0;
+  #sharesAtMost = 0;
+  /** Whether `stamp` has shared the last reading. */
   #ahead = false;
   /** Counts the readings within the tick that began at `#start`. */
   #reads = 0;
@@ -42,7 +43,7 @@ export class Clock {
   /**
    * @param shortest The shortest limit that is judged by this clock.
    * @param jumped Told when a shared reading turns out to have been behind by
-   * more than a tick: what `atMost` gave meanwhile was too early.
+   * more than a tick: what `stamp` gave meanwhile was too early.
    */
   constructor(shortest: number, jumped: (stamp: number, now: number) => void) {
     this.#sharing = shortest >= SHARING_LIMIT * TICK;
@@ -51,14 +52,21 @@ export class Clock {
 
   /** The time, or up to a tick before. */
   atLeast(): number {
-    return this.#hot && --this.#shares > 0 ? this.#now : this.read();
+    return this.#hot && --this.#sharesAtLeast > 0 ? this.#now : this.read();
   }
 
   /** The time, or up to a tick after. */
   atMost(): number {
-    if (!this.#hot || --this.#shares <= 0) return this.read();
-    this.#ahead = true;
-    return this.#now + TICK;
+    return this.#hot && --this.#sharesAtMost > 0
+      ? this.#now + TICK
+      : this.read();
+  }
+
+  /** The same, to be told of it if it turns out to have been too early. */
+  stamp(): number {
+    const stamp = this.atMost();
+    this.#ahead = stamp > this.#now;
+    return stamp;
   }
 
   /** The time. */
@@ -66,7 +74,7 @@ export class Clock {
     const now = performance.now();
     const before = this.#now;
     this.#now = now;
-    this.#shares = SHARES;
+    this.#sharesAtLeast = this.#sharesAtMost = SHARES;
     if (now - this.#start >= TICK) {
       this.#start = now;
       this.#reads = 0;

@@ -37,6 +37,8 @@ export class Openings<T> {
   readonly #timeout: number;
   readonly #owner: OpeningsOwner<T>;
   readonly #pending = new Set<Opening>();
+  /** How many there are; a set takes longer to tell. */
+  size = 0;
 
   constructor(
     factory: (signal: AbortSignal) => T | PromiseLike<T>,
@@ -48,14 +50,11 @@ export class Openings<T> {
     this.#owner = owner;
   }
 
-  get size(): number {
-    return this.#pending.size;
-  }
-
   /** Calls the factory; it may call back. */
   start(since: number, generation: number, initial: boolean): void {
     const opening = new Opening(since, generation, initial);
     this.#pending.add(opening);
+    this.size++;
     if (isBounded(this.#timeout)) {
       opening.timer = startTimer(() => {
         const error = this.#owner.overdue();
@@ -89,6 +88,8 @@ export class Openings<T> {
   /** Whether this is its end: the first of all. */
   #end(opening: Opening): boolean {
     clearTimeout(opening.timer);
-    return this.#pending.delete(opening);
+    if (!this.#pending.delete(opening)) return false;
+    this.size--;
+    return true;
   }
 }

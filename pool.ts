@@ -41,6 +41,7 @@
 
 import { bug } from "./_bug.ts";
 import { callDetached, ignore, isThenable } from "./_callbacks.ts";
+import { defer } from "./_deferred.ts";
 import {
   checkFunction,
   choiceOption,
@@ -58,7 +59,7 @@ import { placeHeldUntil } from "./_pool_held_places.ts";
 import { LeakDetector } from "./_pool_leaks.ts";
 import { BorrowLease, type Ending } from "./_pool_lease.ts";
 import { Line, type Waiter } from "./_pool_line.ts";
-import { List } from "./_pool_list.ts";
+import { WarmList } from "./_pool_list.ts";
 import { type Opening, Openings } from "./_pool_openings.ts";
 import { Patrol } from "./_pool_patrol.ts";
 import { Reaper } from "./_pool_reaper.ts";
@@ -124,7 +125,7 @@ export interface PoolOptions<T> {
    */
   close?: (resource: T) => unknown;
   /** Tells whether an idle resource lives: `false`, a throw or a rejection means dead. */
-  ping?: (resource: T, idle: number) => unknown;
+  ping?: (resource: T) => unknown;
   /**
    * Readies a resource for its next borrower: called at its put, before it is
    * handed on or kept; may be async. `false`, a throw or a rejection means that it
@@ -508,6 +509,8 @@ export class Pool<T> implements AsyncDisposable {
   // state whole before, and look anew after at whatever it knew.
 
   readonly #close: ((resource: T) => unknown) | undefined;
+  /** It is also given how long the resource was idle, which a ping of the user's
+   * need not know, and the client's does. */
   readonly #ping: ((resource: T, idle: number) => unknown) | undefined;
   readonly #reset: ((resource: T) => unknown) | undefined;
   readonly #onError:
@@ -542,15 +545,23 @@ export class Pool<T> implements AsyncDisposable {
   /** Places taken. Counted before anything is awaited, corrected when it fails. */
   #open = 0;
   #closing = 0;
+  /** Of those closing, the places that failed calls of the factory still keep. */
+  #held = 0;
   #pinging = 0;
   #resetting = 0;
+  /** The time of the step under way, if there are limits; 0 if there are none. A
+   * field rather than an argument: numbers with fractions cost memory to pass. */
+  #now = 0;
   /** Every resource that has a place, by identity, in any state. */
   readonly #entries = new Map<T, Entry<T>>();
+  #lastLent: Entry<T> | undefined;
   /** In the order of their puts: the longest idle first. */
-  readonly #idle = new List<Entry<T>>();
+  readonly #idle = new WarmList<Entry<T>>();
   #puts = 0;
   /** Those idle that are kept only until their replacements stand. */
   readonly #aged = new Set<Entry<T>>();
+  /** How many of the idle are not among those. */
+  #fresh = 0;
   readonly #openings: Openings<T>;
   /** Of `initialCap`, those that no call of the factory has been made for. */
   #initial: number;
@@ -813,8 +824,9 @@ export class Pool<T> implements AsyncDisposable {
     const { trace } = entry;
     entry.state = "loose";
     if (this.#noting) this.#tellReleased(entry);
+    if (this.#timed) this.#now = this.#clock.atLeast();
     if (this.#reset !== undefined) this.#startReset(entry, this.#reset);
-    else this.#passOn(entry, this.#timed ? this.#clock.atLeast() : 0);
+    else this.#passOn(entry);
     if (trace?.reported) this.#leaks.reportReturn(trace, this.#clock.read());
   }
 
@@ -1043,7 +1055,7 @@ export class Pool<T> implements AsyncDisposable {
       return Promise.reject(error);
     }
     const closed = this.#closed ?? this.#shut();
-    if (signal !== undefined && this.#open > 0) {
+    if (signal !== undefined && this.#open > this.#held) {
       const stop = () => {
         this.#rejectClosed(signal.reason);
         this.#unholdDrain();
@@ -1070,16 +1082,16 @@ export class Pool<T> implements AsyncDisposable {
    * back. */
   #take(origin: Error | undefined): Entry<T> | undefined {
     if (this.#idle.size === 0 || this.#line.size > 0) return undefined;
-    const now = this.#timed ? this.#clock.atMost() : 0;
-    while (this.#closeUnfitIdle(now)) {
+    if (this.#timed) this.#now = this.#clock.atMost();
+    while (this.#closeUnfitIdle()) {
       // That may have called back.
       if (this.#line.size > 0) return undefined;
     }
     const entry = this.#nextIdle();
-    if (entry === undefined || this.#pingDue(entry, now)) return undefined;
+    if (entry === undefined || this.#pingDue(entry)) return undefined;
     this.#removeIdle(entry);
-    this.#lend(entry, now, origin);
-    if (this.#idle.size - this.#aged.size < this.#leastIdle) {
+    this.#lend(entry, origin);
+    if (this.#fresh < this.#leastIdle) {
       // Somebody has asked: there is no reason to wait any longer.
       this.#backoff.reset();
       this.#serve();
@@ -1099,9 +1111,9 @@ export class Pool<T> implements AsyncDisposable {
     if (this.#closed !== undefined) {
       return Promise.reject(new PoolClosedError());
     }
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const { promise, resolve, reject } = defer<T>();
     const stamped = timeout > 0 || this.#noting;
-    const now = stamped ? this.#clock.atMost() : 0;
+    const now = stamped ? this.#clock.stamp() : 0;
     const waiter = this.#line.push(resolve, reject, origin, timeout, now);
     const { ticket } = waiter;
     if (signal !== undefined) this.#line.follow(waiter, signal);
@@ -1126,18 +1138,18 @@ export class Pool<T> implements AsyncDisposable {
     }
     this.#waitCount++;
     waiter.counts = true;
-    if (!stamped) waiter.since = this.#clock.atMost();
+    if (!stamped) waiter.since = this.#clock.stamp();
     return promise;
   }
 
   /** The way out of the line with a resource. Calls back. */
-  #handOver(entry: Entry<T>, waiter: Waiter<T>, now: number): void {
+  #handOver(entry: Entry<T>, waiter: Waiter<T>): void {
     const { resolve, counts, since } = waiter;
-    this.#lend(entry, now, waiter.origin);
+    this.#lend(entry, waiter.origin);
     this.#line.remove(waiter);
     resolve(entry.value);
     if (!counts && !this.#noting) return;
-    const end = this.#timed ? now : this.#clock.atLeast();
+    const end = this.#timed ? this.#now : this.#clock.atLeast();
     const duration = end > since ? end - since : 0;
     if (counts) this.#countWait(duration);
     if (this.#noting) this.#tellAcquired(entry, duration);
@@ -1177,13 +1189,14 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   /** Notes a borrow. */
-  #lend(entry: Entry<T>, now: number, origin: Error | undefined): void {
+  #lend(entry: Entry<T>, origin: Error | undefined): void {
     entry.state = "borrowed";
+    this.#lastLent = entry;
     // Tells this borrow from every other of the same resource.
     entry.serial = ++this.#getCount;
     if (origin !== undefined) {
-      entry.trace = { origin, since: now, reported: false };
-      if (!this.#reaper.running) this.#startReaper(now);
+      entry.trace = { origin, since: this.#now, reported: false };
+      if (!this.#reaper.running) this.#startReaper();
     } else {
       entry.trace = undefined;
     }
@@ -1195,46 +1208,41 @@ export class Pool<T> implements AsyncDisposable {
    * delivered or found alive. It goes through the same checks whether it is handed
    * over or kept. Calls back.
    *
-   * @param now The time, if there are limits.
    * @param order Its place among the idle, unless it is the newest.
    */
-  #passOn(entry: Entry<T>, now: number, order?: number): void {
-    const reason = this.#unfit(entry, now) ??
+  #passOn(entry: Entry<T>, order?: number): void {
+    const reason = this.#unfit(entry) ??
       (this.#surplus() ? "resize" : undefined);
     if (reason !== undefined) {
       this.#retire(entry, reason);
       return;
     }
     const waiter = this.#line.first();
-    if (waiter !== undefined) this.#handOver(entry, waiter, now);
-    else this.#keep(entry, now, order);
+    if (waiter !== undefined) this.#handOver(entry, waiter);
+    else this.#keep(entry, order);
   }
 
   /** Calls back. */
-  #keep(entry: Entry<T>, now: number, order: number | undefined): void {
+  #keep(entry: Entry<T>, order: number | undefined): void {
     const full = this.#idle.size >= this.#maxIdle();
     if (full && (this.#aged.size === 0 || entry.aged)) {
       this.#retire(entry, "maxIdle");
       return;
     }
     entry.state = "idle";
-    entry.checkedAt = now;
+    entry.checkedAt = this.#now;
     if (order === undefined) {
-      entry.since = now;
+      entry.since = this.#now;
       entry.order = ++this.#puts;
       this.#idle.push(entry);
     } else {
-      this.#insertIdle(entry, order);
+      this.#idle.insert(entry, (other) => other.order < order);
     }
     if (entry.aged) this.#aged.add(entry);
-    if (this.#reaping && this.#idle.size > 0) {
-      const due = this.#leastIdle > 0 ? entry.agesAt : Infinity;
-      if (!this.#reaper.running || due < this.#reaper.next) {
-        this.#startReaper(now, due);
-      }
-    }
-    if (this.#aged.size > 0) this.#closeReplaced(full);
-    if (this.#idle.size - this.#aged.size < this.#leastIdle) this.#serve();
+    else this.#fresh++;
+    if (this.#reaping && !this.#reaper.running) this.#startReaper();
+    if (this.#fresh < this.#idle.size) this.#closeReplaced(full);
+    if (this.#fresh < this.#leastIdle) this.#serve();
   }
 
   /** Ends one borrow, unless it is over. Calls back. */
@@ -1250,7 +1258,11 @@ export class Pool<T> implements AsyncDisposable {
 
   /** What is borrowed; `undefined` for what was closed in its borrower's hands. */
   #borrowed(resource: T): Entry<T> | undefined {
-    const entry = this.#entries.get(resource);
+    // The one lent last need not be looked up: with a single caller it is the one.
+    let entry = this.#lastLent;
+    if (entry === undefined || entry.value !== resource) {
+      entry = this.#entries.get(resource);
+    }
     if (entry !== undefined && entry.state === "borrowed") return entry;
     if (this.#drained.delete(resource)) return undefined;
     const state = entry === undefined ? "not of this pool" : entry.state;
@@ -1266,52 +1278,35 @@ export class Pool<T> implements AsyncDisposable {
   #removeIdle(entry: Entry<T>): void {
     this.#idle.remove(entry);
     if (entry.aged) this.#aged.delete(entry);
-  }
-
-  /** Puts a resource back to where it was among the idle. */
-  #insertIdle(entry: Entry<T>, order: number): void {
-    // From both ends: most come back to where one of them is near.
-    let low = this.#idle.first();
-    let high = this.#idle.last();
-    while (low !== undefined && high !== undefined) {
-      if (high.order < order) {
-        low = this.#idle.after(high);
-        break;
-      }
-      if (low.order > order) break;
-      low = this.#idle.after(low);
-      high = this.#idle.before(high);
-    }
-    if (low === undefined) this.#idle.push(entry);
-    else this.#idle.insertBefore(entry, low);
+    else this.#fresh--;
   }
 
   /** Closes one that is idle and may not be lent, before one that may; false if
    * there is none. Calls back. */
-  #closeUnfitIdle(now: number): boolean {
+  #closeUnfitIdle(): boolean {
     const coldest = this.#idle.first();
     if (coldest === undefined) return false;
     if (
-      now - coldest.since >= this.#idleTimeout &&
+      this.#now - coldest.since >= this.#idleTimeout &&
       this.#idle.size > this.#leastIdle
     ) {
       this.#retire(coldest, "idleTimeout");
       return true;
     }
     const entry = this.#nextIdle()!;
-    const reason = this.#unfit(entry, now);
+    const reason = this.#unfit(entry);
     if (reason === undefined) return false;
     this.#retire(entry, reason);
     return true;
   }
 
   /** Why a resource may not be kept or lent, whatever state it is in. */
-  #unfit(entry: Entry<T>, now: number): PoolCloseReason | undefined {
+  #unfit(entry: Entry<T>): PoolCloseReason | undefined {
     if (entry.generation !== this.#generation) {
       return this.#closed === undefined ? "evict" : "close";
     }
-    if (now < entry.agesAt) return undefined;
-    return this.#outlived(entry, now) ? "maxLifetime" : undefined;
+    if (this.#now < entry.agesAt) return undefined;
+    return this.#outlived(entry) ? "maxLifetime" : undefined;
   }
 
   /**
@@ -1319,15 +1314,17 @@ export class Pool<T> implements AsyncDisposable {
    * Where `minIdle` would miss it, it stays until its replacement stands, or until
    * `maxLifetime`.
    */
-  #outlived(entry: Entry<T>, now: number): boolean {
-    if (now >= entry.expiresAt || this.#leastIdle === 0) return true;
+  #outlived(entry: Entry<T>): boolean {
+    if (this.#now >= entry.expiresAt || this.#leastIdle === 0) return true;
     const idle = entry.state === "idle";
     const others = this.#idle.size - (idle ? 1 : 0);
-    const agedOthers = this.#aged.size - (idle && entry.aged ? 1 : 0);
-    if (others - agedOthers >= this.#leastIdle) return true;
+    if (others >= this.#leastIdle) return true;
     if (!entry.aged) {
       entry.aged = true;
-      if (idle) this.#aged.add(entry);
+      if (idle) {
+        this.#aged.add(entry);
+        this.#fresh--;
+      }
     }
     // There is room for its replacement, or will be.
     if (
@@ -1337,12 +1334,11 @@ export class Pool<T> implements AsyncDisposable {
     return others > 0 || this.#line.size > 0;
   }
 
-  /** Closes those whose replacements stand; one at least if it is in the way of
-   * its replacement. Calls back. */
+  /** Closes those whose replacements stand, one for each, which makes room for the
+   * next replacement; and `inTheWay` one that leaves no room for its own. Calls
+   * back. */
   #closeReplaced(inTheWay: boolean): void {
-    while (
-      inTheWay || this.#idle.size - this.#aged.size >= this.#leastIdle
-    ) {
+    while (inTheWay || this.#idle.size > this.#leastIdle) {
       const [aged] = this.#aged;
       if (aged === undefined) return;
       this.#retire(aged, "maxLifetime");
@@ -1355,6 +1351,8 @@ export class Pool<T> implements AsyncDisposable {
   /** Sees to it that something is on its way for everyone in line, and for
    * `minIdle`, as far as may be. Calls back. */
   #serve(): void {
+    // The usual case of a busy pool: nothing is there, and nothing may be opened.
+    if (this.#idle.size === 0 && this.#open >= this.#maxCap) return;
     // A callback may lead back here; the outer loop then looks again.
     if (this.#serving) return;
     this.#serving = true;
@@ -1381,16 +1379,16 @@ export class Pool<T> implements AsyncDisposable {
   /** Takes one step with the next idle resource, for who is first in line; false
    * if there is none. Calls back. */
   #offerIdle(): boolean {
-    const now = this.#timed ? this.#clock.atMost() : 0;
-    if (this.#closeUnfitIdle(now)) return true;
+    if (this.#timed) this.#now = this.#clock.atMost();
+    if (this.#closeUnfitIdle()) return true;
     const entry = this.#nextIdle();
     const waiter = this.#line.first();
     if (entry === undefined || waiter === undefined) return false;
-    if (this.#pingDue(entry, now)) {
+    if (this.#pingDue(entry)) {
       this.#startPing(entry, false);
     } else {
       this.#removeIdle(entry);
-      this.#handOver(entry, waiter, now);
+      this.#handOver(entry, waiter);
     }
     return true;
   }
@@ -1399,8 +1397,7 @@ export class Pool<T> implements AsyncDisposable {
    * their way are for nobody already. */
   #idleMissing(spare: number): boolean {
     if (this.#initial > 0) return true;
-    const idle = this.#idle.size - this.#aged.size + spare;
-    return idle < this.#leastIdle && !this.#backoff.pausing;
+    return this.#fresh + spare < this.#leastIdle && !this.#backoff.pausing;
   }
 
   #mayOpen(): boolean {
@@ -1433,6 +1430,7 @@ export class Pool<T> implements AsyncDisposable {
     }
     const { opened } = this.#hooks;
     const now = this.#timed || opened !== undefined ? this.#clock.read() : 0;
+    if (this.#timed) this.#now = now;
     const spared = this.#minIdle > 0 ? LEAST_LEAD : 0;
     const spread = spared + (LIFETIME_SPREAD - spared) * Math.random();
     const entry = new Entry(
@@ -1448,7 +1446,10 @@ export class Pool<T> implements AsyncDisposable {
     if (opened !== undefined) {
       this.#callHook(() => this.#hooks.opened?.(value, now - since));
     }
-    this.#passOn(entry, now);
+    if (this.#leastIdle > 0 && this.#reaper.running) {
+      this.#reaper.start(now, entry.agesAt);
+    }
+    this.#passOn(entry);
     this.#serve();
     if (initial && this.#opener !== undefined && --this.#opener.left === 0) {
       this.#opener.done();
@@ -1459,12 +1460,7 @@ export class Pool<T> implements AsyncDisposable {
   #openFailed(error: unknown, { initial }: Opening): void {
     const held = placeHeldUntil(error);
     if (held === undefined) this.#open--;
-    else {
-      held.then(() => {
-        this.#open--;
-        this.#placeFreed();
-      });
-    }
+    else this.#holdPlace(held);
     this.#openFailedCount++;
     this.#lastFailure = { error };
     // Each failure costs something, so that none can spin: a waiter who has nothing
@@ -1479,6 +1475,19 @@ export class Pool<T> implements AsyncDisposable {
     else if (this.#closed === undefined) this.#report(error, "factory");
   }
 
+  /** Counts a place as being closed that a failed call still keeps. Who closes the
+   * pool does not wait for it. */
+  #holdPlace(until: Promise<void>): void {
+    this.#closing++;
+    this.#held++;
+    until.then(() => {
+      this.#closing--;
+      this.#held--;
+      this.#open--;
+      this.#placeFreed();
+    });
+  }
+
   /** Closes what came after its call was cut, and its place given away. Calls
    * back. */
   #deliveredLate(value: T): void {
@@ -1489,9 +1498,9 @@ export class Pool<T> implements AsyncDisposable {
 
   // ---- Pings -----------------------------------------------------------------
 
-  #pingDue(entry: Entry<T>, now: number): boolean {
+  #pingDue(entry: Entry<T>): boolean {
     return this.#ping !== undefined &&
-      now - entry.checkedAt >= this.#pingAfterIdle;
+      this.#now - entry.checkedAt >= this.#pingAfterIdle;
   }
 
   /** Pings an idle resource: on patrol, or for whoever is first in line when it
@@ -1533,12 +1542,12 @@ export class Pool<T> implements AsyncDisposable {
   #pingPassed(entry: Entry<T>): void {
     this.#endCheck(entry);
     entry.state = "loose";
-    const now = this.#timed ? this.#clock.read() : 0;
-    const cold = now - entry.since >= this.#idleTimeout;
+    if (this.#timed) this.#now = this.#clock.read();
+    const cold = this.#now - entry.since >= this.#idleTimeout;
     if (cold && this.#idle.size >= this.#leastIdle) {
       this.#retire(entry, "idleTimeout");
     } else {
-      this.#passOn(entry, now, entry.order);
+      this.#passOn(entry, entry.order);
     }
     this.#serve();
     if (entry.patrolled) this.#patrol.ended();
@@ -1570,13 +1579,12 @@ export class Pool<T> implements AsyncDisposable {
 
   /** Readies a resource for its next borrower. Calls back. */
   #startReset(entry: Entry<T>, reset: (resource: T) => unknown): void {
-    const now = this.#timed ? this.#clock.atLeast() : 0;
     if (
-      this.#unfit(entry, now) !== undefined || this.#surplus() ||
+      this.#unfit(entry) !== undefined || this.#surplus() ||
       (this.#line.size === 0 && this.#idle.size >= this.#maxIdle())
     ) {
       // It is closed, and need not be ready for anything.
-      this.#passOn(entry, now);
+      this.#passOn(entry);
       return;
     }
     entry.state = "resetting";
@@ -1618,7 +1626,8 @@ export class Pool<T> implements AsyncDisposable {
     }
     this.#endCheck(entry);
     entry.state = "loose";
-    this.#passOn(entry, this.#timed ? this.#clock.atLeast() : 0);
+    if (this.#timed) this.#now = this.#clock.atLeast();
+    this.#passOn(entry);
     this.#serve();
   }
 
@@ -1658,6 +1667,7 @@ export class Pool<T> implements AsyncDisposable {
     else if (reason === "discard") this.#discardedCount++;
     this.#callClose(entry.value, () => {
       this.#entries.delete(entry.value);
+      if (this.#lastLent === entry) this.#lastLent = undefined;
       this.#closing--;
       this.#open--;
       this.#placeFreed();
@@ -1667,7 +1677,7 @@ export class Pool<T> implements AsyncDisposable {
     // Its close may take its time, and need not be waited for where there is room.
     const expected = state === "pinging" || state === "resetting";
     if (
-      expected || this.#idle.size - this.#aged.size < this.#leastIdle
+      expected || this.#fresh < this.#leastIdle
     ) this.#serve();
   }
 
@@ -1700,7 +1710,7 @@ export class Pool<T> implements AsyncDisposable {
   #placeFreed(): void {
     if (this.#open < 0) bug("fewer than no places taken");
     this.#serve();
-    if (this.#open > 0) return;
+    if (this.#open > this.#held) return;
     this.#reaper.stop();
     this.#clock.stop();
     if (this.#closed === undefined) return;
@@ -1710,7 +1720,7 @@ export class Pool<T> implements AsyncDisposable {
 
   /** Begins to close the pool. Calls back. */
   #shut(): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const { promise, resolve, reject } = defer<void>();
     this.#closed = promise;
     this.#resolveClosed = resolve;
     this.#rejectClosed = reject;
@@ -1730,7 +1740,7 @@ export class Pool<T> implements AsyncDisposable {
       }
     }
     this.#openings.abort(error);
-    if (this.#open > 0) {
+    if (this.#open > this.#held) {
       if (isBounded(this.#drainTimeout)) {
         this.#drainTimer = startTimer(() => this.#drain(), this.#drainTimeout);
       }
@@ -1761,47 +1771,44 @@ export class Pool<T> implements AsyncDisposable {
   // ---- Reaping ---------------------------------------------------------------
 
   /** Starts the reaper if there is something it will have to look at. */
-  #startReaper(now: number, due = Infinity): void {
+  #startReaper(): void {
     const idle = this.#closed === undefined ? this.#idle.size : 0;
     if (
-      (this.#leaks.enabled && this.#inUse() > 0) ||
+      (this.#leaks.enabled &&
+        this.#inUse() > this.#pinging + this.#resetting) ||
       (idle > this.#leastIdle && this.#idleTimeout < Infinity) ||
       (idle > 0 && (this.#maxLifetime < Infinity || this.#pingInterval > 0))
-    ) this.#reaper.start(now, due);
+    ) this.#reaper.start(this.#now, this.#nextAging());
+  }
+
+  /** When the next resource needs a replacement that is to stand in time. */
+  #nextAging(): number {
+    let next = Infinity;
+    if (this.#leastIdle === 0 || this.#maxLifetime === Infinity) return next;
+    for (const { agesAt } of this.#entries.values()) {
+      if (agesAt > this.#now && agesAt < next) next = agesAt;
+    }
+    return next;
   }
 
   /** Calls back. */
   #reap(): void {
-    const now = this.#clock.read();
-    while (this.#closeUnfitIdle(now));
+    const now = this.#now = this.#clock.read();
+    while (this.#closeUnfitIdle());
     // Copied: closing may call back and change the list.
-    const due: Entry<T>[] = [];
-    for (const entry of this.#idleEntries()) {
+    const unpinged: Entry<T>[] = [];
+    for (const entry of this.#idle.toArray()) {
       if (entry.state !== "idle") continue;
-      const reason = this.#unfit(entry, now);
+      const reason = this.#unfit(entry);
       if (reason !== undefined) this.#retire(entry, reason);
-      else if (now - entry.checkedAt >= this.#pingInterval) due.push(entry);
-    }
-    if (this.#leaks.enabled) this.#leaks.inspect(this.#entries.values(), now);
-    if (this.#pingInterval > 0) this.#patrol.start(due, this.#idle.size);
-    this.#serve();
-    let next = Infinity;
-    if (this.#leastIdle > 0) {
-      for (const { agesAt } of this.#idleEntries()) {
-        if (agesAt > now && agesAt < next) next = agesAt;
+      else if (now - entry.checkedAt >= this.#pingInterval) {
+        unpinged.push(entry);
       }
     }
-    this.#startReaper(now, next);
-  }
-
-  #idleEntries(): Entry<T>[] {
-    const entries: Entry<T>[] = [];
-    let entry = this.#idle.first();
-    while (entry !== undefined) {
-      entries.push(entry);
-      entry = this.#idle.after(entry);
-    }
-    return entries;
+    if (this.#leaks.enabled) this.#leaks.inspect(this.#entries.values(), now);
+    if (this.#pingInterval > 0) this.#patrol.start(unpinged, this.#idle.size);
+    this.#serve();
+    this.#startReaper();
   }
 
   // ---- Figures and reports -------------------------------------------------

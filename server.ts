@@ -52,11 +52,12 @@
  */
 
 import { Acceptor, type AcceptorOwner } from "./_accept.ts";
+import { Budget } from "./_budget.ts";
 import { callDetached, ignore } from "./_callbacks.ts";
 import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
 import { goawayOption } from "./_goaway.ts";
-import { listen, prepare } from "./_listen.ts";
+import { listen, type Listener, prepare } from "./_listen.ts";
 import {
   booleanOption,
   checkFunction,
@@ -76,7 +77,7 @@ import {
 import { ConnectionSet } from "./_server_connections.ts";
 import { observe, printFailure } from "./_server_hooks.ts";
 import { onAbort } from "./_server_signals.ts";
-import { startTimer } from "./_timers.ts";
+import { nextTurn, startTimer } from "./_timers.ts";
 import {
   type CorrelationOptions,
   FrameEncoder,
@@ -96,6 +97,10 @@ const MAX_DRAIN_TURNS = 50;
  * before the reads of its turn: only the second turn without a byte says that
  * there was none. */
 const QUIET_TURNS = 2;
+
+/** Memory that all connections share, by default: a quarter of what the smallest
+ * machines of clouds have, and sixteen of the largest frames. */
+const MAX_BUFFERED = 256 * 1024 * 1024;
 
 /** Handlers at once on one connection, by default, where responses may come in
  * any order: enough that a few slow ones hold nobody up, and few enough that
@@ -163,6 +168,9 @@ export interface HandlerContext<State = unknown> {
   readonly remoteAddr: TransportAddress;
   /** This side's address; likewise. */
   readonly localAddr: TransportAddress;
+  /** The certificate that the peer has shown and the handshake has verified,
+   * where the server asks for one: see {@linkcode ServeOptions.caCerts}. */
+  readonly peerCertificate: PeerCertificate | undefined;
   /** Aborts when the connection or the server goes, and as soon as the peer
    * ends its stream, behind which nothing tells one that has gone from one that
    * has only closed its writing side. Who returns a response all the same has
@@ -188,6 +196,27 @@ export interface HandlerContext<State = unknown> {
   /** Ends the connection gracefully: it takes no more requests, and what was
    * taken is answered, this request included. */
   close(): void;
+}
+
+/** A certificate, verified. Names are written as OpenSSL writes them, one
+ * attribute a line: `CN=localhost`. */
+export interface PeerCertificate {
+  /** Whose certificate it is. */
+  readonly subject: string;
+  /** Who has signed it. */
+  readonly issuer: string;
+  /** Further names of whose it is, such as `DNS:example.com, IP Address:…`. */
+  readonly subjectAltName: string | undefined;
+  /** The number that the issuer has given it, in hexadecimal digits. */
+  readonly serialNumber: string;
+  /** SHA-256 of the certificate, as pairs of hexadecimal digits and colons. */
+  readonly fingerprint256: string;
+  /** When it begins to be valid. */
+  readonly validFrom: Date;
+  /** When it ceases to be. */
+  readonly validTo: Date;
+  /** The certificate itself, in DER format. */
+  readonly raw: Uint8Array;
 }
 
 /** Options of {@linkcode serveConnection}, and those of {@linkcode serve}
@@ -373,8 +402,10 @@ export interface TransportListener<
 }
 
 /** Options of {@linkcode serve}. */
-export interface ServeOptions<State = unknown>
-  extends ConnectionOptions<State> {
+export interface ServeOptions<
+  State = unknown,
+  Addr extends TransportAddress = TransportAddress,
+> extends ConnectionOptions<State> {
   /**
    * Address to listen on.
    *
@@ -396,6 +427,14 @@ export interface ServeOptions<State = unknown>
   cert?: string;
   /** Private key in PEM format. */
   key?: string;
+  /**
+   * Authorities in PEM format: every client must show a certificate that one
+   * of them has signed, and {@linkcode HandlerContext.peerCertificate} tells
+   * it. Without one, or with another's, the connection is refused.
+   *
+   * @default {undefined} Clients are not asked who they are.
+   */
+  caCerts?: string[];
   /** Protocols offered in the TLS handshake. */
   alpnProtocols?: string[];
   /**
@@ -429,6 +468,21 @@ export interface ServeOptions<State = unknown>
    */
   maxConnections?: number;
   /**
+   * Most bytes that all connections together hold for unfinished frames and
+   * unwritten responses, at least twice `maxFrameLength`; `Infinity` is no limit.
+   * What each connection holds up to 64 KiB is not counted, nor are requests
+   * whose handlers are at work.
+   *
+   * When it is used up, connections wait where they would need more: before they
+   * read on, or before the next request is handled. The frame that has waited
+   * longest may still grow. A frame or response that moves slower than
+   * `maxFrameLength / readTimeout` while it may is cut, if others wait. Responses
+   * of handlers that are at work may exceed the limit.
+   *
+   * @default {268_435_456} 256 MiB, or twice `maxFrameLength` if that is more
+   */
+  maxBuffered?: number;
+  /**
    * Expects each connection to begin with a PROXY protocol header, version 1
    * or 2, as load balancers send it, and takes `remoteAddr` and `localAddr`
    * from it. A connection without a good one is closed. Not with TLS.
@@ -437,7 +491,7 @@ export interface ServeOptions<State = unknown>
    */
   proxyProtocol?: boolean;
   /** Told the address once the server listens. */
-  onListen?: (addr: TransportAddress) => void;
+  onListen?(addr: Addr): void;
 }
 
 /** A snapshot of a server's figures; totals are since it started. */
@@ -494,9 +548,17 @@ export interface Server<Addr extends TransportAddress = TransportAddress>
   close(): void;
   /** Makes the server keep the process alive, which is the default. */
   ref(): void;
-  /** Lets the process end although the server runs. With TLS it does not, as
-   * of Deno 2.9, whose TLS listeners keep the process alive in any case. */
+  /** Lets the process end although the server runs. */
   unref(): void;
+  /**
+   * Changes the certificate of a server that speaks TLS. Connections stay as
+   * they are; handshakes that begin from now on show the new one.
+   *
+   * @param certificate Certificate chain and private key in PEM format.
+   * @throws {TypeError} If the server does not speak TLS.
+   * @throws {Deno.errors.InvalidData} If it is not valid; the old one stays.
+   */
+  setCertificate(certificate: { cert: string; key: string }): void;
   /** A snapshot of the figures. */
   stats(): ServerStats;
   /** Ends gracefully, as {@linkcode Server.shutdown}. */
@@ -560,12 +622,12 @@ export interface Server<Addr extends TransportAddress = TransportAddress>
  * ```
  */
 export function serve<State = undefined>(
-  options: ServeOptions<State> & { path?: never; listener?: never },
+  options: ServeOptions<State, NetAddress> & { path?: never; listener?: never },
   handler: Handler<State>,
 ): Server<NetAddress>;
 /** Serves frames on a Unix socket. */
 export function serve<State = undefined>(
-  options: ServeOptions<State> & { path: string },
+  options: ServeOptions<State, UnixAddress> & { path: string },
   handler: Handler<State>,
 ): Server<UnixAddress>;
 /** Serves frames on the connections of a listener. */
@@ -573,7 +635,7 @@ export function serve<
   State = undefined,
   Addr extends TransportAddress = TransportAddress,
 >(
-  options: ServeOptions<State> & { listener: TransportListener<Addr> },
+  options: ServeOptions<State, Addr> & { listener: TransportListener<Addr> },
   handler: Handler<State>,
 ): Server<Addr>;
 /** Serves frames wherever the options say. */
@@ -702,7 +764,27 @@ function connectionSettings<State>(
       : (context, reason) =>
         tell(context, () => hooks.connectionClose?.(context, reason)),
     inOwnContext: captureContext(),
+    // One connection has nobody to share with.
+    budget: undefined,
   };
+}
+
+/** The memory that all connections of a server share. */
+function budgetOption(
+  options: ServeOptions,
+  { frame: { maxFrameLength }, readTimeout }: ConnectionSettings,
+): Budget | undefined {
+  const least = 2 * maxFrameLength;
+  const maxBuffered = integerOption(
+    options,
+    "maxBuffered",
+    // Beyond what can be counted there is no limit to keep.
+    Number.isSafeInteger(least) ? Math.max(MAX_BUFFERED, least) : Infinity,
+    { min: Math.min(least, Number.MAX_SAFE_INTEGER), max: Infinity },
+  );
+  return maxBuffered === Infinity
+    ? undefined
+    : new Budget({ maxBuffered, maxFrameLength, readTimeout });
 }
 
 /** Puts the observers of requests around a handler, if there are any. */
@@ -733,6 +815,7 @@ class RunningServer implements Server {
   readonly finished: Promise<void>;
   readonly #settings: ConnectionSettings;
   readonly #options: ServerSettings;
+  readonly #listener: Listener;
   readonly #acceptor: Acceptor;
   readonly #connections: ConnectionSet<ServerConnection>;
   readonly #stats = newStats();
@@ -748,13 +831,15 @@ class RunningServer implements Server {
   constructor(options: ServeOptions, handler: Handler) {
     this.#options = serverSettings(options);
     const { proxyProtocol } = this.#options;
-    this.#settings = connectionSettings(handler, options, proxyProtocol);
+    const settings = connectionSettings(handler, options, proxyProtocol);
+    this.#settings = { ...settings, budget: budgetOption(options, settings) };
     const signal = signalOption(options);
     const { onListen } = options;
     functionOption({ onListen }, "onListen");
     this.#connections = connectionSet(this.#settings);
     this.finished = new Promise((resolve) => this.#resolveFinished = resolve);
     const listener = listenerOption(options) ?? listen(options);
+    this.#listener = listener;
     this.addr = listener.addr;
     try {
       onListen?.(this.addr);
@@ -796,6 +881,21 @@ class RunningServer implements Server {
     this.#setRef(false);
   }
 
+  setCertificate(certificate: { cert: string; key: string }): void {
+    checkObject("Certificate", certificate);
+    for (const name of ["cert", "key"] as const) {
+      const pem: unknown = certificate[name];
+      if (typeof pem === "string") continue;
+      throw new TypeError(
+        `Option ${name} must be a string, received ${show(pem)}`,
+      );
+    }
+    if (this.#listener.setCertificate === undefined) {
+      throw new TypeError("A server without cert and key has no certificate");
+    }
+    this.#listener.setCertificate(certificate);
+  }
+
   stats(): ServerStats {
     return { ...this.#stats, connections: this.#connections.size };
   }
@@ -826,7 +926,7 @@ class RunningServer implements Server {
     for (let i = 0; i < MAX_DRAIN_TURNS && quiet < QUIET_TURNS; i++) {
       if (this.#state === "closed") return;
       const before = seen();
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await nextTurn();
       quiet = seen() === before ? quiet + 1 : 0;
     }
   }
@@ -927,6 +1027,7 @@ const ADDRESS_OPTIONS = [
   "port",
   "path",
   "cert",
+  "caCerts",
   "key",
   "alpnProtocols",
   "reusePort",

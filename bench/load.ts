@@ -1,6 +1,7 @@
 // A child process that sends: load on the servers, and the clients that are
 // compared. Every count is of answers, of which samples are checked.
 
+import process from "node:process";
 import { Client } from "../client.ts";
 import { answer, sleep } from "./child.ts";
 import {
@@ -10,7 +11,17 @@ import {
   importPeer,
 } from "./peers.ts";
 import { mark } from "./profiler.ts";
-import { check, makeFrames, makePayload, readAll, writeAll } from "./wire.ts";
+import { receiveLarge } from "./by_hand.ts";
+import {
+  check,
+  ID,
+  LARGE_RESPONSE,
+  makeFrames,
+  makePayload,
+  readAll,
+  SLOW,
+  writeAll,
+} from "./wire.ts";
 
 /** Every so many answers are compared with what was sent. */
 const SAMPLE = 64;
@@ -18,6 +29,11 @@ const SAMPLE = 64;
 /** Bytes that are sent before any are read; more than the kernel is sure to
  * hold would wait for a server that waits for us. */
 const MAX_UNREAD = 64 * 1024;
+
+/** Requests a second that are sent beside slow ones, and how many for each slow
+ * one. */
+const SLOW_RATE = 200;
+const SLOW_EACH = 20;
 
 /** What is not counted, in milliseconds: connecting, and the first answers. */
 const RUN_UP = 60;
@@ -41,6 +57,16 @@ class Meter {
   }
 }
 
+/** What a load of frames came to. */
+export interface Frames {
+  /** Answers per second. */
+  readonly rate: number;
+  /** All answers, those in the run-up as well. */
+  readonly count: number;
+  /** The part of one core that the load itself took. */
+  readonly share: number;
+}
+
 interface FrameLoad {
   /** Of those that are held, so many are used. */
   connections: number;
@@ -48,6 +74,8 @@ interface FrameLoad {
   batch: number;
   payload: number;
   seconds: number;
+  /** The frames carry ids. */
+  correlated?: boolean;
 }
 
 interface ClientLoad {
@@ -57,6 +85,7 @@ interface ClientLoad {
   maxCap: number;
   pipelining: number;
   requestTimeout: number;
+  correlated?: boolean;
 }
 
 /** Open connections, each of which has had an answer, and their server. */
@@ -81,10 +110,13 @@ await answer({
     }
   },
 
-  /** Frames, a batch at a time on each connection; answers per second. */
-  async frames(load: FrameLoad): Promise<number> {
+  /** Frames, a batch at a time on each connection. */
+  async frames(load: FrameLoad): Promise<Frames> {
     const meter = new Meter();
-    const request = makeFrames(makePayload(load.payload), load.batch);
+    const start = performance.now();
+    const before = process.cpuUsage();
+    const payload = makePayload(load.payload);
+    const request = makeFrames(payload, load.batch, load.correlated);
     const done = repeat(load.connections, async (index) => {
       const conn = held[index]!;
       const buffer = new Uint8Array(request.length);
@@ -99,7 +131,31 @@ await answer({
         meter.count += load.batch;
       }
     });
-    return await outcome(meter.measure(load.seconds), done);
+    const rate = await outcome(meter.measure(load.seconds), done);
+    const { user, system } = process.cpuUsage(before);
+    const elapsed = 1000 * (performance.now() - start);
+    return { rate, count: meter.count, share: (user + system) / elapsed };
+  },
+
+  /** Sends frames cut into pieces of every size up to a point, and checks that
+   * they come back: who is measured is to work, too. */
+  async cut(port: number, correlated: boolean): Promise<void> {
+    using conn = await connect(port);
+    for (const length of [0, 1, 64, 5000, 100_000]) {
+      const sent = makeFrames(makePayload(length), 3, correlated);
+      const most = Math.min(sent.length, 40);
+      for (let size = 1; size <= most; size++) {
+        const answer = new Uint8Array(sent.length);
+        const answered = mustRead(conn, answer);
+        // The first pieces are cut, the rest goes as a whole.
+        for (let at = 0; at < most; at += size) {
+          const end = at + size >= most ? sent.length : at + size;
+          await writeAll(conn, sent.subarray(at, end));
+        }
+        await answered;
+        check(answer, sent);
+      }
+    }
   },
 
   /** The hand-written client: a connection for each caller. */
@@ -118,15 +174,76 @@ await answer({
     return await outcome(meter.measure(load.seconds), done);
   },
 
-  async wirepool(load: ClientLoad): Promise<number> {
-    const { port, maxCap, pipelining, requestTimeout } = load;
-    await using client = new Client({
-      port,
-      maxCap,
-      pipelining,
-      requestTimeout,
+  /** The hand-written client of large responses, likewise. */
+  async rawLarge(load: ClientLoad): Promise<number> {
+    const meter = new Meter();
+    const request = makeFrames(makePayload(64), 1);
+    const done = repeat(load.callers, async () => {
+      using conn = await connect(load.port);
+      const header = new Uint8Array(8);
+      while (!meter.stopped) {
+        await writeAll(conn, request);
+        const response = await receiveLarge(conn, header);
+        if (meter.count++ % SAMPLE === 0) check(response!, LARGE_RESPONSE);
+      }
     });
+    return await outcome(meter.measure(load.seconds), done);
+  },
+
+  async wirepoolLarge(load: ClientLoad): Promise<number> {
+    await using client = makeClient(load);
+    const meter = new Meter();
+    const done = repeat(load.callers, async () => {
+      const payload = makePayload(64);
+      while (!meter.stopped) {
+        const response = await client.send(payload);
+        if (meter.count++ % SAMPLE === 0) check(response, LARGE_RESPONSE);
+      }
+    });
+    return await outcome(meter.measure(load.seconds), done);
+  },
+
+  async wirepool(load: ClientLoad): Promise<number> {
+    await using client = makeClient(load);
     return await measureCalls(load, (payload) => client.send(payload));
+  },
+
+  /** Sends at even times, and now and then what takes long; gives how long the
+   * others took that 99 of 100 are not slower than, in milliseconds. */
+  async besideSlow(load: ClientLoad): Promise<number> {
+    await using client = makeClient(load);
+    const times: number[] = [];
+    const sent: Promise<void>[] = [];
+    const start = performance.now();
+    for (let i = 0; i < SLOW_RATE * load.seconds; i++) {
+      const due = start + 1000 * i / SLOW_RATE;
+      await sleep(Math.max(0, due - performance.now()));
+      const payload = makePayload(64);
+      const isSlow = i % SLOW_EACH === 0;
+      payload[0] = isSlow ? SLOW : i % SLOW;
+      sent.push(
+        client.send(payload).then((answer) => {
+          if (!isSlow) times.push(performance.now() - due);
+          check(answer, payload);
+        }),
+      );
+    }
+    await Promise.all(sent);
+    times.sort((a, b) => a - b);
+    return times[Math.floor(0.99 * times.length)]!;
+  },
+
+  /** Has each connection that is held send frames once, and takes the answers. */
+  async burst(batch: number): Promise<void> {
+    const request = makeFrames(makePayload(64), batch);
+    for (let i = 0; i < held.length; i += 100) {
+      await Promise.all(
+        held.slice(i, i + 100).map(async (conn) => {
+          await writeAll(conn, request);
+          await mustRead(conn, new Uint8Array(request.length));
+        }),
+      );
+    }
   },
 
   async fetch(load: ClientLoad): Promise<number> {
@@ -158,6 +275,17 @@ await answer({
     );
   },
 });
+
+function makeClient(load: ClientLoad): Client {
+  const { port, maxCap, pipelining, requestTimeout, correlated } = load;
+  return new Client({
+    port,
+    maxCap,
+    pipelining,
+    requestTimeout,
+    ...correlated ? { correlation: { length: ID } } : {},
+  });
+}
 
 /** Answers per second of callers that each send when they have their answer. */
 async function measureCalls(

@@ -1,7 +1,7 @@
 // A child process that measures what needs no sockets: pools and decoding.
 
 import { FrameDecoder } from "../codec.ts";
-import { Pool } from "../pool.ts";
+import { Pool, type PoolOptions } from "../pool.ts";
 import { answer } from "./child.ts";
 import {
   type GenericPool,
@@ -20,6 +20,53 @@ interface Resource {
   lent: boolean;
 }
 
+/** Every limit, and the ping. */
+const LIMITS: Partial<PoolOptions<Resource>> = {
+  close: () => {},
+  ping: () => true,
+  pingAfterIdle: 10_000,
+  pingInterval: 20_000,
+  pingTimeout: 1_000,
+  releaseTimeout: 1_000,
+  drainTimeout: 1_000,
+  minIdle: 1,
+  maxIdle: CAP,
+  idleTimeout: 30_000,
+  maxLifetime: 600_000,
+  getTimeout: 5_000,
+  factoryTimeout: 3_000,
+  maxWaiting: 1_000_000,
+};
+
+// The peers in their own defaults, as their users run them, and with those of
+// the same limits that they have. A limit on acquiring costs each of them a timer
+// a get.
+
+const GENERIC_LIMITS = {
+  min: 1,
+  maxWaitingClients: 1_000_000,
+  acquireTimeoutMillis: 5_000,
+  idleTimeoutMillis: 30_000,
+  evictionRunIntervalMillis: 15_000,
+};
+
+const TARN_LIMITS = {
+  min: 1,
+  acquireTimeoutMillis: 5_000,
+  createTimeoutMillis: 3_000,
+  idleTimeoutMillis: 30_000,
+  reapIntervalMillis: 15_000,
+};
+
+const LIGHTNING_LIMITS = {
+  min: 1,
+  minIdle: 1,
+  maxQueue: 1_000_000,
+  acquireTimeoutMillis: 5_000,
+  idleTimeoutMillis: 30_000,
+  houseKeepInterval: 15_000,
+};
+
 /** What all pools have in common. */
 interface AnyPool {
   get(): Promise<Resource> | PromiseLike<Resource>;
@@ -29,10 +76,15 @@ interface AnyPool {
 const POOLS: Record<string, () => AnyPool | Promise<AnyPool | null>> = {
   bare,
   line,
-  wirepool,
-  "generic-pool": genericPool,
-  tarn,
-  "lightning-pool": lightningPool,
+  wirepool: () => wirepool(LIMITS),
+  "wirepool, no limit": () => wirepool({}),
+  "generic-pool": () => genericPool({}),
+  "generic-pool, limits": () => genericPool(GENERIC_LIMITS),
+  // Its constructor asks for both.
+  tarn: () => tarn({ min: 0 }),
+  "tarn, limits": () => tarn(TARN_LIMITS),
+  "lightning-pool": () => lightningPool({}),
+  "lightning-pool, limits": () => lightningPool(LIGHTNING_LIMITS),
 };
 const pools = new Map<string, AnyPool | null>();
 
@@ -192,59 +244,37 @@ function bareOver(waiters: {
   };
 }
 
-/** Every limit is on, as is the ping. */
-function wirepool(): AnyPool {
+function wirepool(options: Partial<PoolOptions<Resource>>): AnyPool {
   return new Pool<Resource>({
     factory: makeResource,
-    close: () => {},
-    ping: () => true,
-    pingAfterIdle: 10_000,
-    minIdle: 1,
     maxCap: CAP,
-    maxIdle: CAP,
-    idleTimeout: 30_000,
-    maxLifetime: 600_000,
-    getTimeout: 5_000,
-    factoryTimeout: 3_000,
-    pingTimeout: 1_000,
-    maxWaiting: 1_000_000,
+    ...options,
   });
 }
 
-// The peers with those of these limits that they have.
-
-async function genericPool(): Promise<AnyPool | null> {
+async function genericPool(
+  options: Record<string, unknown>,
+): Promise<AnyPool | null> {
   const peer = await importPeer<GenericPool>("generic-pool");
   if (peer === undefined) return null;
   const pool = peer.createPool({
     create: () => Promise.resolve(makeResource()),
     destroy: () => Promise.resolve(),
-  }, {
-    min: 1,
-    max: CAP,
-    maxWaitingClients: 1_000_000,
-    acquireTimeoutMillis: 5_000,
-    idleTimeoutMillis: 30_000,
-    evictionRunIntervalMillis: 15_000,
-  });
+  }, { max: CAP, ...options });
   return {
     get: () => pool.acquire(),
     put: (resource) => void pool.release(resource),
   };
 }
 
-async function tarn(): Promise<AnyPool | null> {
+async function tarn(options: Record<string, unknown>): Promise<AnyPool | null> {
   const peer = await importPeer<Tarn>("tarn");
   if (peer === undefined) return null;
   const pool = new peer.Pool({
     create: () => Promise.resolve(makeResource()),
     destroy: () => {},
-    min: 1,
     max: CAP,
-    acquireTimeoutMillis: 5_000,
-    createTimeoutMillis: 3_000,
-    idleTimeoutMillis: 30_000,
-    reapIntervalMillis: 15_000,
+    ...options,
   });
   return {
     get: () => pool.acquire().promise,
@@ -252,23 +282,15 @@ async function tarn(): Promise<AnyPool | null> {
   };
 }
 
-async function lightningPool(): Promise<AnyPool | null> {
+async function lightningPool(
+  options: Record<string, unknown>,
+): Promise<AnyPool | null> {
   const peer = await importPeer<LightningPool>("lightning-pool");
   if (peer === undefined) return null;
   const pool = new peer.Pool({
     create: () => Promise.resolve(makeResource()),
     destroy: () => Promise.resolve(),
-  }, {
-    min: 1,
-    minIdle: 1,
-    max: CAP,
-    maxQueue: 1_000_000,
-    acquireTimeoutMillis: 5_000,
-    idleTimeoutMillis: 30_000,
-    houseKeepInterval: 15_000,
-    resetOnReturn: false,
-    validation: false,
-  });
+  }, { max: CAP, ...options });
   pool.start();
   return {
     get: () => pool.acquire(),

@@ -1,6 +1,6 @@
 // Benchmarks on loopback, beside what users would pick instead.
 //
-//   deno task bench             everything, in less than four minutes; writes
+//   deno task bench             everything, in about six minutes; writes
 //                               RESULTS.md and results.svg beside this file
 //   deno task bench NAME…       parts of it, for the terminal alone
 //   deno task bench profile     where the time goes in the cases whose goals are
@@ -10,6 +10,7 @@
 import type { Part } from "./measure.ts";
 import { client } from "./part_client.ts";
 import { growth } from "./part_growth.ts";
+import { others } from "./part_others.ts";
 import { memory } from "./part_memory.ts";
 import { pool } from "./part_pool.ts";
 import { profile } from "./part_profile.ts";
@@ -24,7 +25,15 @@ import {
   type Report,
 } from "./report.ts";
 
-const PARTS: readonly Part[] = [server, client, pool, spike, memory, growth];
+const PARTS: readonly Part[] = [
+  server,
+  others,
+  client,
+  pool,
+  spike,
+  memory,
+  growth,
+];
 /** Parts that only run when they are named. */
 const MORE: readonly Part[] = [profile];
 

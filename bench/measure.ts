@@ -66,13 +66,13 @@ export type Measurement = () => Promise<number | null>;
  *
  * @returns What each gave, by round; those that are missing are left out.
  */
-export async function interleave<K extends string>(
-  measurements: Record<K, Measurement>,
+export async function interleave<K extends string, T = number>(
+  measurements: Record<K, () => Promise<T | null>>,
   rounds: number,
   step: Step,
-): Promise<Partial<Record<K, number[]>>> {
+): Promise<Partial<Record<K, T[]>>> {
   const names = Object.keys(measurements) as K[];
-  const samples: Partial<Record<K, number[]>> = {};
+  const samples: Partial<Record<K, T[]>> = {};
   for (let round = 0; round <= rounds; round++) {
     step(names.join(", "));
     for (const name of names) {

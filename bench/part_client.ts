@@ -1,22 +1,30 @@
-// The client, beside a loop written by hand and the clients of two peers.
+// The client, beside loops written by hand and the clients of two peers; and
+// requests beside slow ones, with correlation and without.
 
 import { Child } from "./child.ts";
 import { interleave, ratio, spread } from "./measure.ts";
 import type { Findings, Measurement, Part, Step } from "./measure.ts";
 
-const ROUNDS = 15;
-const SECONDS = 0.35;
+const ROUNDS = 11;
+const SECONDS = 0.3;
 
 /** A caller, and a request at a time, on each of so many connections. */
 export const CALLERS = 32;
 
 /** Least of a loop written by hand, with those. */
-export const CALLERS_GOAL = 0.85;
+export const CALLERS_GOAL = 0.95;
+
+/** Connections on which large responses come. */
+const LARGE_CALLERS = 4;
+
+/** Runs beside slow requests, and how long each sends. */
+const SLOW_ROUNDS = 2;
+const SLOW_SECONDS = 1.5;
 
 export const client: Part = {
   name: "client",
   title: "Client",
-  steps: 2 * (ROUNDS + 1),
+  steps: 3 * (ROUNDS + 1) + SLOW_ROUNDS + 1,
   run,
 };
 
@@ -24,7 +32,8 @@ async function run(step: Step): Promise<Findings> {
   await using load = new Child("load.ts");
   await using stack = new AsyncDisposableStack();
   const ports: Record<string, number | null> = {};
-  for (const name of ["raw", "wirepool", "fetch", "grpc"]) {
+  const names = ["raw", "wirepool", "fetch", "grpc", "large"];
+  for (const name of [...names, "slow, ordered", "slow, correlated"]) {
     const child = stack.use(new Child("servers.ts"));
     ports[name] = await child.call("serve", name);
   }
@@ -59,9 +68,33 @@ async function run(step: Step): Promise<Findings> {
       }),
       pipelined: calls("wirepool", "raw", 256),
       untimed: calls("wirepool", "raw", 256, { requestTimeout: 0 }),
+      correlated: calls("wirepool", "raw", 256, { correlated: true }),
     },
     ROUNDS,
     () => step("beside a loop written by hand"),
+  );
+  const large = await interleave(
+    {
+      raw: calls("rawLarge", "large", LARGE_CALLERS),
+      wirepool: calls("wirepoolLarge", "large", LARGE_CALLERS, {
+        maxCap: LARGE_CALLERS,
+        pipelining: 1,
+      }),
+    },
+    ROUNDS,
+    () => step("responses of 1 MiB"),
+  );
+  const beside = (correlated: boolean) =>
+    calls("besideSlow", correlated ? "slow, correlated" : "slow, ordered", 0, {
+      seconds: SLOW_SECONDS,
+      maxCap: 2,
+      pipelining: 128,
+      correlated,
+    });
+  const slow = await interleave(
+    { ordered: beside(false), correlated: beside(true) },
+    SLOW_ROUNDS,
+    () => step("fast requests beside slow ones"),
   );
   // Each client with the server of its kind.
   const stacks = await interleave(
@@ -80,6 +113,12 @@ async function run(step: Step): Promise<Findings> {
   const rates = [
     ...rate("wirepool, 256 callers on one connection", stacks.wirepool),
     ...rate("wirepool, the same to a raw echo", alone.pipelined),
+    ...rate(
+      "wirepool, the same with correlation",
+      alone.correlated,
+    ),
+    ...rate("wirepool, responses of 1 MiB", large.wirepool),
+    ...rate("raw loop, responses of 1 MiB", large.raw),
     ...rate("wirepool, 32 callers on 32 connections", alone.single),
     ...rate("raw loop, 32 connections", alone.raw),
     ...rate("fetch and Deno.serve, 256 callers", stacks.fetch),
@@ -98,13 +137,36 @@ async function run(step: Step): Promise<Findings> {
         what: "256 callers pipelined on one connection, of that loop",
         figure: ratio(alone.pipelined, alone.raw),
         unit: "×",
-        least: 5,
+        least: 12,
+      },
+      {
+        what: "The same with correlation, of without",
+        figure: ratio(alone.correlated, alone.pipelined),
+        unit: "×",
+        least: 0.9,
+      },
+      {
+        what: "Responses of 1 MiB, of a loop written by hand",
+        figure: ratio(large.wirepool, large.raw),
+        unit: "×",
+        least: 0.95,
       },
       {
         what: "Request timeouts on, of off",
         figure: ratio(alone.pipelined, alone.untimed),
         unit: "×",
-        least: 0.95,
+        least: 0.97,
+      },
+      {
+        what: "99 of 100 fast requests beside slow ones, with correlation",
+        figure: spread(slow.correlated ?? []),
+        unit: " ms",
+        most: 10,
+      },
+      {
+        what: "The same on an ordered wire",
+        figure: spread(slow.ordered ?? []),
+        unit: " ms",
       },
       {
         what: "256 callers and a server, of fetch and Deno.serve",
@@ -122,7 +184,7 @@ async function run(step: Step): Promise<Findings> {
     rates,
     charts: [{
       title: "Requests of 64 bytes, echoed",
-      bars: rates.filter(({ who }) => !who.includes("the same")),
+      bars: rates.filter(({ who }) => !/the same|1 MiB/.test(who)),
     }],
     missing: ports.grpc === null ? ["@grpc/grpc-js"] : [],
   };

@@ -1,6 +1,7 @@
 // How costs grow: with connections, waiters, bytes and requests in flight.
 
 import { Child } from "./child.ts";
+import type { Frames } from "./load.ts";
 import { interleave, ratesOf, ratio } from "./measure.ts";
 import type { Findings, Part, Step } from "./measure.ts";
 
@@ -33,12 +34,13 @@ async function run(step: Step): Promise<Findings> {
   /** Frames per second, on so many of the open connections. */
   const frames = (connections: number, open: number) => async () => {
     await load.call("hold", port, open);
-    return await load.call<number>("frames", {
+    const { rate } = await load.call<Frames>("frames", {
       connections,
       batch: 1,
       payload: 64,
       seconds: SECONDS,
     });
+    return rate;
   };
   const open = await interleave(
     {
@@ -82,10 +84,13 @@ async function run(step: Step): Promise<Findings> {
 
   const decoding = await interleave(
     {
-      "a frame per chunk, 64 KiB": () => local.call("frames", 64 * 1024),
-      "a frame per chunk, 4 MiB": () => local.call("frames", 4 * 1024 * 1024),
-      "a byte per chunk, 64 KiB": () => local.call("bytes", 64 * 1024),
-      "a byte per chunk, 4 MiB": () => local.call("bytes", 4 * 1024 * 1024),
+      "a frame per chunk, 64 KiB": () =>
+        local.call<number>("frames", 64 * 1024),
+      "a frame per chunk, 4 MiB": () =>
+        local.call<number>("frames", 4 * 1024 * 1024),
+      "a byte per chunk, 64 KiB": () => local.call<number>("bytes", 64 * 1024),
+      "a byte per chunk, 4 MiB": () =>
+        local.call<number>("bytes", 4 * 1024 * 1024),
     },
     ROUNDS,
     () => step("decoding 64 KiB and 4 MiB in small chunks"),

@@ -1,14 +1,26 @@
-// The pool with every limit on, beside its peers and a bare array.
+// The pool with every limit on and with none, beside its peers in their own
+// defaults and with the same limits, and beside a bare array.
 
 import { Child } from "./child.ts";
 import { interleave, ratesOf, ratio, spread } from "./measure.ts";
-import type { Findings, Measurement, Part, Step } from "./measure.ts";
+import type {
+  Findings,
+  Measurement,
+  Part,
+  Row,
+  Spread,
+  Step,
+} from "./measure.ts";
 
 const ROUNDS = 10;
-const SECONDS = 0.12;
+const SECONDS = 0.1;
 const PEERS = ["generic-pool", "tarn", "lightning-pool"] as const;
+/** What is measured of each: as users run it, and with every limit. */
+const LIMITED = PEERS.map((name) => `${name}, limits` as const);
+const OURS = ["wirepool", "wirepool, no limit"] as const;
 
-const PEERS_AND_US = ["wirepool", ...PEERS] as const;
+type Name = typeof OURS[number] | typeof PEERS[number] | typeof LIMITED[number];
+type Samples = Partial<Record<Name | "bare", number[]>>;
 
 export const pool: Part = {
   name: "pool",
@@ -19,58 +31,22 @@ export const pool: Part = {
 
 async function run(step: Step): Promise<Findings> {
   await using local = new Child("local.ts");
-  const measure = (callers: number, what: string) => {
+  const measure = (callers: number, what: string): Promise<Samples> => {
     const cycles = (name: string): Measurement => () =>
       local.call("cycles", name, callers, SECONDS);
-    return interleave(
-      {
-        wirepool: cycles("wirepool"),
-        bare: cycles("bare"),
-        "generic-pool": cycles("generic-pool"),
-        tarn: cycles("tarn"),
-        "lightning-pool": cycles("lightning-pool"),
-      },
-      ROUNDS,
-      () => step(what),
-    );
+    const all = [...OURS, "bare", ...PEERS, ...LIMITED] as const;
+    const measurements = Object.fromEntries(
+      all.map((name) => [name, cycles(name)]),
+    ) as Record<Name | "bare", Measurement>;
+    return interleave(measurements, ROUNDS, () => step(what));
   };
   const alone = await measure(1, "one caller");
   const crowd = await measure(64, "64 callers on 8 resources");
 
-  /** Round by round, the fastest of the peers that are there. */
-  const fastest = (samples: typeof alone) => {
-    const present = PEERS.flatMap((name) => [samples[name] ?? []])
-      .filter((rates) => rates.length > 0)
-      .map((rates) => ({ rates, median: spread(rates).median }))
-      .toSorted((a, b) => b.median - a.median);
-    return present[0]?.rates;
-  };
   return {
     rows: [
-      {
-        what: "One caller, of the fastest peer",
-        figure: ratio(alone.wirepool, fastest(alone)),
-        unit: "×",
-        least: 3,
-      },
-      {
-        what: "64 callers on 8 resources, of the fastest peer",
-        figure: ratio(crowd.wirepool, fastest(crowd)),
-        unit: "×",
-        least: 2.5,
-      },
-      {
-        what: "One caller, of a bare array",
-        figure: ratio(alone.wirepool, alone.bare),
-        unit: "×",
-        least: 0.4,
-      },
-      {
-        what: "64 callers on 8 resources, of a bare array and queue",
-        figure: ratio(crowd.wirepool, crowd.bare),
-        unit: "×",
-        least: 0.4,
-      },
+      ...rows("One caller", alone, { peer: 4, none: 0.7, every: 0.55 }),
+      ...rows("64 callers on 8", crowd, { peer: 3, none: 0.45, every: 0.45 }),
     ],
     rates: [
       ...ratesOf("one caller", "cycles/s", alone),
@@ -78,7 +54,7 @@ async function run(step: Step): Promise<Findings> {
     ],
     charts: [{
       title: "Get and put, 64 callers on 8 resources",
-      bars: PEERS_AND_US.flatMap((who) =>
+      bars: (["wirepool", ...PEERS] as const).flatMap((who) =>
         crowd[who] === undefined
           ? []
           : [{ who, value: spread(crowd[who]), unit: "cycles/s" }]
@@ -86,4 +62,42 @@ async function run(step: Step): Promise<Findings> {
     }],
     missing: PEERS.filter((name) => alone[name] === undefined),
   };
+}
+
+/** The ratios of one measurement, with their goals. */
+function rows(
+  what: string,
+  samples: Samples,
+  goals: { peer: number; none: number; every: number },
+): Row[] {
+  const unit = "×";
+  const every = samples.wirepool;
+  const none = samples["wirepool, no limit"];
+  const row = (text: string, figure: Spread, least?: number): Row => ({
+    what: `${what}, ${text}`,
+    figure,
+    unit,
+    ...(least !== undefined && { least }),
+  });
+  const defaults = fastest(samples, PEERS);
+  const limited = fastest(samples, LIMITED);
+  return [
+    row("no limit, of the fastest peer", ratio(none, defaults), goals.peer),
+    row("every limit, of the same", ratio(every, defaults), goals.peer),
+    row("every limit, of the fastest with limits", ratio(every, limited)),
+    row("no limit, of a bare array", ratio(none, samples.bare), goals.none),
+    row(
+      "every limit, of a bare array",
+      ratio(every, samples.bare),
+      goals.every,
+    ),
+  ];
+}
+
+/** What the fastest of those that are there has done, round by round. */
+function fastest(samples: Samples, names: readonly Name[]): number[] {
+  return names.flatMap((name) => [samples[name] ?? []])
+    .filter((rates) => rates.length > 0)
+    .map((rates) => ({ rates, median: spread(rates).median }))
+    .toSorted((a, b) => b.median - a.median)[0]?.rates ?? [];
 }

@@ -2,6 +2,7 @@
 // profiler sees it; it writes PROFILE.md beside this file.
 
 import { Child, sleep } from "./child.ts";
+import type { Frames } from "./load.ts";
 import { interleave, ratio, spread } from "./measure.ts";
 import type { Findings, Measurement, Part, Row, Step } from "./measure.ts";
 import { CALLERS, CALLERS_GOAL } from "./part_client.ts";
@@ -88,20 +89,20 @@ async function profileServer(step: Step): Promise<Case> {
     const plain = async () => {
       await load.call("hold", port, FIFTY.connections);
       const options = { ...FIFTY, seconds: SECONDS };
-      return await load.call<number>("frames", options);
+      return (await load.call<Frames>("frames", options)).rate;
     };
     const profiled = async () => {
       await load.call("hold", port, FIFTY.connections);
       await server.call("startProfile");
       const options = { ...FIFTY, seconds: SECONDS + 0.1 };
-      const rate = load.call<number>("frames", options);
+      const frames = load.call<Frames>("frames", options);
       // The load has begun, and has not ended.
       await sleep(100);
       await server.call("mark");
       await sleep(1000 * SECONDS);
       await server.call("mark");
       return {
-        rate: await rate,
+        rate: (await frames).rate,
         profile: await server.call<Profile>("stopProfile"),
       };
     };

@@ -1,148 +1,147 @@
-// The server, beside an echo that parses nothing and a loop that reads twice.
+// The server, beside what one would write by hand for the one purpose of an
+// echo, and a loop that reads header and body apart.
 
 import { Child } from "./child.ts";
-import { interleave, ratesOf, ratio, spread } from "./measure.ts";
-import type { Findings, Measurement, Part, Step } from "./measure.ts";
+import { contest, enter, type Outcome, type Shape } from "./contest.ts";
+import { spread } from "./measure.ts";
+import type { Findings, Part, Row, Step } from "./measure.ts";
 
-const ROUNDS = 15;
-const SECONDS = 0.3;
+const ROUNDS = 11;
+const SECONDS = 0.25;
 
-const ONE: Shape = { connections: 32, batch: 1, payload: 64 };
+export const ONE: Shape = { connections: 32, batch: 1, payload: 64 };
 export const FIFTY: Shape = { connections: 32, batch: 50, payload: 64 };
-const LARGE: Shape = { connections: 4, batch: 1, payload: 1024 * 1024 };
 
-/** Least of a raw echo, with 50 frames at a time. */
-export const FIFTY_GOAL = 0.7;
+/** Least of an echo by hand, with 50 frames at a time. */
+export const FIFTY_GOAL = 0.95;
 
-/** What is sent at a time, and on how many connections. */
-interface Shape {
-  connections: number;
-  batch: number;
-  payload: number;
-}
+const KIB = 1024;
+const SIZES = [
+  { size: "16 KiB", payload: 16 * KIB },
+  { size: "64 KiB", payload: 64 * KIB },
+  { size: "256 KiB", payload: 256 * KIB },
+  { size: "1 MiB", payload: 1024 * KIB },
+];
+/** Connections that large frames come on. */
+const LARGE_CONNECTIONS = 4;
 
-interface Usage {
-  cpu: number;
+export function largeShape(payload: number): Shape {
+  return { connections: LARGE_CONNECTIONS, batch: 1, payload };
 }
 
 export const server: Part = {
   name: "server",
   title: "Server",
-  steps: 3 * (ROUNDS + 1),
+  steps: (2 + SIZES.length) * (ROUNDS + 1),
   run,
 };
 
 async function run(step: Step): Promise<Findings> {
   await using load = new Child("load.ts");
   await using servers = new AsyncDisposableStack();
-  const start = async (name: string) => {
-    const child = servers.use(new Child("servers.ts"));
-    return { child, port: await child.call<number>("serve", name) };
-  };
-  const raw = await start("raw");
+  const start = (name: string) =>
+    enter(load, servers.use(new Child("servers.ts")), name);
+  const byHand = await start("by hand");
+  const byHandLarge = await start("by hand, large");
   const wirepool = await start("wirepool");
+  const correlated = await start("correlated");
   const naive = await start("naive");
+  const options = (what: string) => ({
+    rounds: ROUNDS,
+    seconds: SECONDS,
+    step: () => step(what),
+  });
 
-  /** Microseconds of the server's own time for a frame, by what was measured. */
-  const costs = new Map<string, number[]>();
-  const frames =
-    (name: string, { child, port }: typeof raw, shape: Shape): Measurement =>
-    async () => {
-      await load.call("hold", port, shape.connections);
-      const before = await child.call<Usage>("usage");
-      const options = { seconds: SECONDS, ...shape };
-      const rate = await load.call<number>("frames", options);
-      const { cpu } = await child.call<Usage>("usage");
-      const cost = (cpu - before.cpu) / (rate * SECONDS);
-      costs.set(name, [...costs.get(name) ?? [], cost]);
-      return rate;
-    };
-
-  const one = await interleave(
-    {
-      raw: frames("raw one", raw, ONE),
-      wirepool: frames("wirepool one", wirepool, ONE),
-    },
-    ROUNDS,
-    () => step("64 bytes, one frame at a time"),
+  const one = await contest(
+    load,
+    { "by hand": byHand, wirepool },
+    ONE,
+    options("64 bytes, one frame at a time"),
   );
-  const fifty = await interleave(
-    {
-      raw: frames("raw fifty", raw, FIFTY),
-      wirepool: frames("wirepool fifty", wirepool, FIFTY),
-      naive: frames("naive fifty", naive, FIFTY),
-    },
-    ROUNDS,
-    () => step("64 bytes, 50 frames at a time"),
+  const fifty = await contest(
+    load,
+    { "by hand": byHand, wirepool, "wirepool, correlated": correlated, naive },
+    FIFTY,
+    options("64 bytes, 50 frames at a time"),
   );
-  const large = await interleave(
-    {
-      raw: frames("raw large", raw, LARGE),
-      wirepool: frames("wirepool large", wirepool, LARGE),
-    },
-    ROUNDS,
-    () => step("1 MiB frames"),
-  );
+  const sizes: { size: string; outcome: Outcome }[] = [];
+  for (const { size, payload } of SIZES) {
+    const outcome = await contest(
+      load,
+      { "by hand": byHandLarge, wirepool },
+      largeShape(payload),
+      options(`${size} frames`),
+    );
+    sizes.push({ size, outcome });
+  }
 
   return {
     rows: [
       {
-        what: "One frame of 64 bytes at a time, of a raw echo",
-        figure: ratio(one.wirepool, one.raw),
+        what: "One frame of 64 bytes at a time, of an echo by hand",
+        figure: one.ratio("rate", "wirepool", "by hand"),
         unit: "×",
-        least: 0.95,
+        least: 0.97,
       },
       {
-        what: "50 frames at a time, of a raw echo that parses nothing",
-        figure: ratio(fifty.wirepool, fifty.raw),
+        what: "50 frames at a time, of an echo by hand",
+        figure: fifty.ratio("rate", "wirepool", "by hand"),
         unit: "×",
         least: FIFTY_GOAL,
         profiled: true,
       },
-      {
-        what: "50 frames at a time, of a loop that reads header and body",
-        figure: ratio(fifty.wirepool, fifty.naive),
+      ...sizes.map(({ size, outcome }): Row => ({
+        what: `${size} frames, of a loop by hand`,
+        figure: outcome.ratio("rate", "wirepool", "by hand"),
         unit: "×",
-        least: 20,
+        least: 1,
+        profiled: true,
+      })),
+      {
+        what: "50 frames at a time with correlation, of without",
+        figure: fifty.ratio("rate", "wirepool, correlated", "wirepool"),
+        unit: "×",
+        least: 0.9,
       },
       {
-        what: "1 MiB frames, of a raw echo in 64 KiB chunks",
-        figure: ratio(large.wirepool, large.raw),
+        what: "50 frames at a time, of a loop that reads header and body",
+        figure: fifty.ratio("rate", "wirepool", "naive"),
         unit: "×",
-        least: 1.3,
+        least: 20,
       },
       // The load takes part in the rates, and often is what limits them; this
       // is the server alone.
       {
-        what: "Server time for one frame at a time, of a raw echo",
-        figure: ratio(costs.get("wirepool one"), costs.get("raw one")),
+        what: "Server CPU for one frame at a time, of an echo by hand",
+        figure: one.ratio("cpu", "wirepool", "by hand"),
         unit: "×",
       },
       {
-        what: "Server time for 50 frames at a time, of a raw echo",
-        figure: ratio(costs.get("wirepool fifty"), costs.get("raw fifty")),
+        what: "Server CPU for 50 frames at a time, of an echo by hand",
+        figure: fifty.ratio("cpu", "wirepool", "by hand"),
         unit: "×",
+        most: 1.1,
       },
-      {
-        what: "Server time for 1 MiB frames, of a raw echo",
-        figure: ratio(costs.get("wirepool large"), costs.get("raw large")),
+      ...sizes.map(({ size, outcome }): Row => ({
+        what: `Server CPU for ${size} frames, of a loop by hand`,
+        figure: outcome.ratio("cpu", "wirepool", "by hand"),
         unit: "×",
-      },
+      })),
     ],
     rates: [
-      ...ratesOf("one frame at a time", "frames/s", one),
-      ...ratesOf("50 frames at a time", "frames/s", fifty),
-      ...ratesOf("1 MiB frames", "frames/s", large),
+      ...one.rates("one frame at a time"),
+      ...fifty.rates("50 frames at a time"),
+      ...sizes.flatMap(({ size, outcome }) => outcome.rates(`${size} frames`)),
     ],
     charts: [{
       title: "Frames of 64 bytes, 50 at a time, echoed",
       bars: [
-        { who: "raw echo that parses nothing", samples: fifty.raw },
-        { who: "wirepool", samples: fifty.wirepool },
-        { who: "loop that reads header and body", samples: fifty.naive },
-      ].map(({ who, samples }) => ({
+        { who: "echo by hand, for this one purpose", name: "by hand" },
+        { who: "wirepool", name: "wirepool" },
+        { who: "loop that reads header and body", name: "naive" },
+      ].map(({ who, name }) => ({
         who,
-        value: spread(samples ?? []),
+        value: spread(fifty.of(name, "rate")),
         unit: "frames/s",
       })),
     }],

@@ -2,16 +2,36 @@
 
 import process from "node:process";
 import { serve } from "../server.ts";
-import { answer } from "./child.ts";
+import { echoLarge, echoMany } from "./by_hand.ts";
+import { answer, sleep } from "./child.ts";
 import { ECHO_SERVICE, type Grpc, importPeer } from "./peers.ts";
-import { readAll, writeAll } from "./wire.ts";
+import {
+  ID,
+  LARGE_RESPONSE,
+  makeFrames,
+  readAll,
+  SLOW,
+  SLOW_TIME,
+  writeAll,
+} from "./wire.ts";
 
 /** Longest payload that the naive loop takes. */
-const MAX_NAIVE = 64 * 1024;
+const MAX_NAIVE = 128 * 1024;
 
 /** Servers by name; each gives its port, or null where a peer is missing. */
 const SERVERS: Record<string, () => number | Promise<number | null>> = {
-  wirepool: () => (serve({}, (payload) => payload).addr as Deno.NetAddr).port,
+  wirepool: () => serve({}, (payload) => payload).addr.port,
+  correlated: () =>
+    serve({ correlation: { length: ID } }, (payload) => payload).addr.port,
+  /** Some requests take long; answers come in the order of the requests. */
+  "slow, ordered": () => serve({ concurrency: 256 }, handleSlowly).addr.port,
+  "slow, correlated": () =>
+    serve({ correlation: { length: ID }, concurrency: 256 }, handleSlowly)
+      .addr.port,
+  /** Answers each request with LARGE_RESPONSE. */
+  large: () => listen(respondLarge),
+  "by hand": () => listen(echoMany),
+  "by hand, large": () => listen(echoLarge),
   /** Echoes bytes as they come; it parses nothing. */
   raw: () => listen((conn) => echo(conn, 64 * 1024)),
   "raw 4 KiB": () => listen((conn) => echo(conn, 4 * 1024)),
@@ -27,10 +47,11 @@ const SERVERS: Record<string, () => number | Promise<number | null>> = {
 
 await answer({
   serve: (name: string) => SERVERS[name]!(),
+  pid: () => Deno.pid,
   /** CPU time in microseconds and resident memory in bytes, so far. */
   usage() {
     const { user, system } = process.cpuUsage();
-    return { cpu: user + system, rss: Deno.memoryUsage().rss };
+    return { cpu: user + system, user, rss: Deno.memoryUsage().rss };
   },
 });
 
@@ -76,6 +97,19 @@ async function echoFrames(conn: Deno.Conn): Promise<void> {
     if (!await readAll(conn, buffer.subarray(8, end))) return;
     await writeAll(conn, buffer.subarray(0, end));
   }
+}
+
+async function handleSlowly(
+  payload: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array> {
+  if (payload[0] === SLOW) await sleep(SLOW_TIME);
+  return payload;
+}
+
+async function respondLarge(conn: Deno.Conn): Promise<void> {
+  const request = new Uint8Array(8 + 64);
+  const response = makeFrames(LARGE_RESPONSE, 1);
+  while (await readAll(conn, request)) await writeAll(conn, response);
 }
 
 async function serveGrpc(): Promise<number | null> {

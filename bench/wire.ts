@@ -30,17 +30,24 @@ export function makePayload(length: number): Uint8Array<ArrayBuffer> {
   return Uint8Array.from({ length }, (_, i) => i * 31 + length);
 }
 
-/** Frames a payload `count` times, with the default header. */
+/** Width of the ids that are put in where requests are correlated. */
+export const ID = 4;
+
+/** Frames a payload `count` times, with the default header; with ids from 1 if
+ * requests are correlated. */
 export function makeFrames(
   payload: Uint8Array,
   count: number,
+  correlated = false,
 ): Uint8Array<ArrayBuffer> {
-  const size = 8 + payload.length;
+  const id = correlated ? ID : 0;
+  const size = 8 + id + payload.length;
   const frames = new Uint8Array(count * size);
   const view = new DataView(frames.buffer);
   for (let i = 0; i < count; i++) {
-    view.setBigUint64(i * size, BigInt(payload.length));
-    frames.set(payload, i * size + 8);
+    view.setBigUint64(i * size, BigInt(id + payload.length));
+    if (correlated) view.setUint32(i * size + 8, i + 1);
+    frames.set(payload, i * size + 8 + id);
   }
   return frames;
 }
@@ -51,3 +58,10 @@ export function check(answer: Uint8Array, sent: Uint8Array): void {
   for (let i = 0; same && i < sent.length; i++) same = answer[i] === sent[i];
   if (!same) throw new Error("An answer is not what was sent");
 }
+
+/** What a request begins with that takes SLOW_TIME milliseconds. */
+export const SLOW = 255;
+export const SLOW_TIME = 500;
+
+/** What the server of large responses answers. */
+export const LARGE_RESPONSE: Uint8Array<ArrayBuffer> = makePayload(1024 * 1024);

@@ -26,7 +26,7 @@ const server = serve({
   onError: (error, context) => console.error(context?.remoteAddr, error),
 }, (query, { remoteAddr }) => {
   const { name, type, end } = readQuestion(query);
-  console.log((remoteAddr as Deno.NetAddr).port, name);
+  if (remoteAddr.transport === "tcp") console.log(remoteAddr.port, name);
   const address = hosts.get(name.toLowerCase());
   const data = type === 1 ? address : undefined;
   const header = Uint8Array.of(
@@ -58,6 +58,6 @@ function readQuestion(query: Uint8Array) {
   return { name: labels.join("."), type: view.getUint16(at + 1), end: at + 5 };
 }
 
-console.log(`Listening on port ${(server.addr as Deno.NetAddr).port}`);
+console.log(`Listening on port ${server.addr.port}`);
 Deno.addSignalListener("SIGINT", () => server.shutdown());
 await server.finished;

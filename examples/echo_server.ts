@@ -12,8 +12,7 @@ const server = serve({
   hostname,
   port: Number(port),
   proxyProtocol: flag === "--proxy-protocol",
-  onListen: (addr) =>
-    console.log("Listening on port", (addr as Deno.NetAddr).port),
+  onListen: ({ port }) => console.log(`Listening on port ${port}`),
   onError: (error, context) => console.error(context?.remoteAddr, error),
 }, (payload) => payload);
 

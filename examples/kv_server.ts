@@ -73,7 +73,7 @@ function parse(payload: Uint8Array) {
   }
 }
 
-console.log(`Listening on port ${(server.addr as Deno.NetAddr).port}`);
+console.log(`Listening on port ${server.addr.port}`);
 const stop = Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM";
 Deno.addSignalListener(stop, () => server.shutdown());
 await server.finished;

@@ -21,9 +21,9 @@ class Histogram {
     const buckets = BOUNDS.map((bound, i) =>
       `${name}_bucket{le="${bound}"} ${this.#counts[i]}`
     ).map((line) => line.replace("Infinity", "+Inf"));
-    const sum = [`${name}_sum ${this.#sum}`];
-    const count = [`${name}_count ${this.#counts.at(-1)}`];
-    return [`# TYPE ${name} histogram`, ...buckets, ...sum, ...count];
+    const count = `${name}_count ${this.#counts.at(-1)}`;
+    buckets.push(`${name}_sum ${this.#sum}`, count);
+    return [`# TYPE ${name} histogram`, ...buckets];
   }
 }
 
@@ -47,16 +47,16 @@ await using client = new Client({
 });
 
 /** Figures of now; the others are totals since the start. */
-const GAUGE = /^(connections|inFlight|open|idle|inUse|opening|waiting)$/;
+const NOW = /^(connections|in(Flight|Use)|open|idle|maxCap|[a-z]+ing)$/;
 
 function lines(prefix: string, stats: object): string[] {
   return Object.entries(stats).flatMap(([key, value]) => {
     if (typeof value === "object") return lines(`${prefix}_${key}`, value);
+    if (typeof value === "boolean") return [];
     const snake = key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
     const total = `${snake.replace(/^total_|_count$/, "")}_total`;
-    const type = GAUGE.test(key) ? "gauge" : "counter";
-    const name = `${prefix}_${type === "gauge" ? snake : total}`;
-    return [`# TYPE ${name} ${type}`, `${name} ${value}`];
+    const [type, end] = NOW.test(key) ? ["gauge", snake] : ["counter", total];
+    return [`# TYPE ${prefix}_${end} ${type}`, `${prefix}_${end} ${value}`];
   });
 }
 

@@ -13,7 +13,7 @@ const cert = await Deno.readTextFile(certPath);
 const key = await Deno.readTextFile(keyPath);
 
 await using server = serve({ cert, key }, (payload) => payload.toReversed());
-const { port } = server.addr as Deno.NetAddr;
+const { port } = server.addr;
 
 // The certificate vouches for a name: that is what the client must dial.
 const address = { hostname: "localhost", port };

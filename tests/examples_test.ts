@@ -6,12 +6,16 @@ import {
   assert,
   assertEquals,
   assertGreater,
+  assertGreaterOrEqual,
   assertLess,
+  assertLessOrEqual,
   assertMatch,
+  assertNotEquals,
   assertStringIncludes,
 } from "@std/assert";
 import { Client, serve } from "@wirepool/net";
 import { freePort, testUnless } from "./machine_support.ts";
+import { startCollector } from "./opentelemetry_support.ts";
 import {
   exampleCommand,
   type Program,
@@ -140,7 +144,7 @@ Deno.test("load.ts speaks the wire it is told, and reports what was answered", a
       return payload;
     },
   );
-  const { port } = server.addr as Deno.NetAddr;
+  const { port } = server.addr;
   await using load = startExample("load.ts", [
     `127.0.0.1:${port}`,
     "--lengthFieldLength=2",
@@ -173,7 +177,7 @@ Deno.test("load.ts keeps to its rate, and counts from when a request was due", a
     if (++requests === 2) await sleep(300);
     return payload;
   });
-  const { port } = server.addr as Deno.NetAddr;
+  const { port } = server.addr;
   await using load = startExample("load.ts", [
     `127.0.0.1:${port}`,
     "--connections=1",
@@ -189,6 +193,24 @@ Deno.test("load.ts keeps to its rate, and counts from when a request was due", a
     if (Number(ms) > 130) late += Number(n);
   }
   assertGreater(late, 5);
+});
+
+Deno.test("load.ts has ids inserted where it is told", async () => {
+  await using server = serve(
+    { correlation: { length: 2 } },
+    (payload) => payload,
+  );
+  await using load = startExample("load.ts", [
+    `127.0.0.1:${server.addr.port}`,
+    "--ids=2",
+    "--connections=1",
+    "--pipelining=8",
+    "--duration=0.3",
+  ]);
+  const output = await load.succeeds();
+  const answers = Number(/\{ answers: (\d+) \}/.exec(output)![1]);
+  assertGreater(answers, 0);
+  assertEquals(server.stats().requests, answers + 1);
 });
 
 Deno.test("load.ts refuses an option that it does not know", async () => {
@@ -258,3 +280,189 @@ testUnless(
     assertEquals(answer, null);
   },
 );
+
+Deno.test("demo.ts compares the modes, and ends with a sentence on what was seen", async () => {
+  await using program = startExample("demo.ts", ["300"]); // A phase's length.
+  const output = await program.succeeds();
+  const [, plain, beside] = output.split(/^(?:payloads|fast ones).*$/m);
+  const number = "[\\d,.]+";
+  const compared = `(?:${number} times (?:lower|higher)|about the same)`;
+  const first = ` +${number} +${number} +${number}`;
+  const other = ` +${number} ${compared}`.repeat(3);
+  for (
+    const [table, rows] of [
+      [plain, [first, other, other, other]],
+      [beside, ["", first, other, other]],
+    ] as const
+  ) {
+    for (const [i, row] of rows.entries()) {
+      const name =
+        ["a connection each", "one at a time", "pipelined", "correlated"][i];
+      if (row !== "") assertMatch(table!, new RegExp(`^${name} ${row}$`, "m"));
+    }
+  }
+  const last = output.trimEnd().split("\n").at(-1)!;
+  assertMatch(last, /^8 shared connections carried .+; next, load .+\.$/);
+});
+
+Deno.test("without_sockets.ts needs no permission", async () => {
+  assertEquals(exampleCommand("without_sockets.ts").length, 3);
+  await using program = startExample("without_sockets.ts", []);
+  const output = await program.succeeds();
+  assertEquals(output.match(/^ok: /gm)?.length, 3);
+});
+
+Deno.test("token.ts lets in who has a token, and says no to others", async () => {
+  await using program = startExample("token.ts", ["0"]);
+  const output = await program.succeeds();
+  assertMatch(output, /^read 200 Ada\nwrite 200 Ada\n/);
+  assertMatch(output, /^read 200 Bob\nwrite 403\n/m);
+  // The refusal arrives before the connection ends.
+  assertMatch(output, /^Error: The server says 401$/m);
+  assertMatch(output, /^Error: Unknown token$/m);
+});
+
+Deno.test("failover.ts goes on with the next server when one ends", async () => {
+  const first = await serveEcho();
+  await using second = await serveEcho();
+  const addresses = [first, second].map(({ port }) => `127.0.0.1:${port}`);
+  await using program = startExample("failover.ts", addresses);
+  await program.says(/^1 answers$/m);
+  assertEquals(second.server.stats().requests, 0);
+  await first[Symbol.asyncDispose]();
+  await program.says(/^11 answers$/m);
+  assertMatch(program.output, new RegExp(`^${addresses[0]} failed$`, "m"));
+  assertGreater(second.server.stats().requests, 5);
+});
+
+async function serveEcho() {
+  const server = serve({}, (payload) => payload);
+  return await Promise.resolve({
+    server,
+    port: server.addr.port,
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  });
+}
+
+Deno.test("listener.ts serves without the permission to open a socket, and turns away who comes too often", async () => {
+  await using program = startExample("listener.ts", ["0"]);
+  const port = await portOf(program);
+  await using client = new Client({ port, maxCap: 1 });
+  const answer = await client.send(Uint8Array.of(1, 2, 3));
+  assertEquals(answer, Uint8Array.of(3, 2, 1));
+  // More than may come in a second, wherever that begins.
+  const conns = await Promise.all(
+    Array.from({ length: 8 }, () => Deno.connect({ port })),
+  );
+  await program.says(/^127\.0\.0\.1 comes too often$/m);
+  for (const conn of conns) conn.close();
+  assertEquals(await client.send(Uint8Array.of(4)), Uint8Array.of(4));
+});
+
+testUnless(
+  !signals && "no signal to end a collector with",
+  "log_shipper.ts loses only what was on its way to a collector that restarts, and counts it",
+  async () => {
+    const port = freePort();
+    const count = 200_000;
+    const input = encoder.encode(
+      Array.from({ length: count }, (_, i) => `line ${i}\n`).join(""),
+    );
+    // It waits for the collector, with no more than its buffer holds.
+    await using shipper = startExample("log_shipper.ts", [String(port)], {
+      input,
+    });
+    const collected: number[] = [];
+    for (const signal of ["SIGTERM", "SIGTERM", undefined] as const) {
+      await using collector = startExample("log_collector.ts", [String(port)]);
+      await portOf(collector);
+      if (signal === undefined) {
+        await shipper.succeeds();
+      } else {
+        await sleep(300);
+        assertEquals(shipper.output, ""); // Not at its end yet.
+      }
+      collector.kill("SIGTERM");
+      const output = await collector.succeeds();
+      collected.push(Number(/^(\d+) lines$/m.exec(output)![1]));
+    }
+    for (const lines of collected) assertGreater(lines, 0);
+    const [arrived, doubtful, left] =
+      /^(\d+) arrived, (\d+) in doubt, (\d+) left$/
+        .exec(shipper.output.trim())!.slice(1).map(Number) as [
+          number,
+          number,
+          number,
+        ];
+    assertEquals(left, 0);
+    assertEquals(arrived + doubtful, count);
+    // What is in doubt has arrived or not; nothing else is missing, or twice.
+    const total = collected.reduce((sum, lines) => sum + lines);
+    assertGreaterOrEqual(total, arrived);
+    assertLessOrEqual(total, count);
+    // It is no more than what is on its way between two checks.
+    assertLess(doubtful, count / 10);
+  },
+);
+
+testUnless(
+  !signals && "no signal to end a server with",
+  "pub_sub.ts: a subscription survives a server that is killed and started again",
+  async () => {
+    const port = freePort();
+    const start = () => startExample("pub_sub.ts", ["server", String(port)]);
+    const publish = async (topic: string, message: string) => {
+      const args = ["publish", String(port), topic, message];
+      await using program = startExample("pub_sub.ts", args);
+      return await program.succeeds();
+    };
+    const before = start();
+    await portOf(before);
+    const args = ["subscribe", String(port), "news"];
+    await using subscriber = startExample("pub_sub.ts", args);
+    await subscriber.says(/subscribed/);
+    assertEquals(await publish("news", "one"), "1 subscribers\n");
+    assertEquals(await publish("weather", "rain"), "0 subscribers\n");
+    await subscriber.says(/^one$/m);
+    const heard = subscriber.output.length;
+    before.kill("SIGKILL");
+    await before[Symbol.asyncDispose]();
+    await using after = start();
+    await portOf(after);
+    await subscriber.says(/subscribed/, heard);
+    assertEquals(await publish("news", "two"), "1 subscribers\n");
+    await subscriber.says(/^two$/m, heard);
+    assert(!subscriber.output.includes("rain"));
+  },
+);
+
+Deno.test("opentelemetry.ts exports a span on each side of each request, the server's below the client's", async () => {
+  await using collector = startCollector();
+  await using program = startExample("opentelemetry.ts", [], {
+    env: collector.env,
+  });
+  assertEquals(
+    await program.succeeds(),
+    "Hello, Ada\nRequestFailedError: Server could not handle the request\n",
+  );
+  const [ask, failedAsk] = collector.spans("ask");
+  const [greet, failedGreet] = collector.spans("greet");
+  assertEquals(collector.spans("ask").length, 2);
+  assertEquals(collector.spans("greet").length, 2);
+
+  for (const [client, server] of [[ask, greet], [failedAsk, failedGreet]]) {
+    assertEquals(server!.traceId, client!.traceId);
+    assertEquals(server!.parentSpanId, client!.spanId);
+    assertEquals(client!.parentSpanId, "");
+    assertEquals([client!.kind, server!.kind], ["client", "server"]);
+    assertLessOrEqual(client!.start, server!.start);
+    assertLessOrEqual(server!.end, client!.end);
+  }
+  assertNotEquals(ask!.traceId, failedAsk!.traceId);
+  assertEquals(greet!.attributes, { "request.size": 3 });
+  assertEquals(ask!.attributes, { "response.size": 10 });
+  assertEquals(failedAsk!.attributes, { "response.size": 0 });
+  assertEquals([ask!.failure, greet!.failure], [null, null]);
+  assertEquals(failedGreet!.failure, "Error: Nobody to greet");
+  assertMatch(failedAsk!.failure!, /^RequestFailedError: /);
+});

@@ -3,7 +3,7 @@
  * it, and what must not be equal to it.
  */
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { type CorrelationOptions, type FrameOptions } from "../codec.ts";
+import type { CorrelationOptions, FrameOptions } from "../codec.ts";
 import {
   type CloseReason,
   type ConnectionOptions,

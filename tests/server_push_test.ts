@@ -4,7 +4,7 @@
  */
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { AsyncLocalStorage } from "node:async_hooks";
-import { type CorrelationOptions } from "../codec.ts";
+import type { CorrelationOptions } from "../codec.ts";
 import {
   type HandlerContext,
   NO_RESPONSE,

@@ -1,23 +1,37 @@
 /**
- * Random traffic over stubs, against a model of what must come of it.
+ * Random traffic in order over stubs, against a model of what must come of it:
+ * with handshakes that fail and hang, goaways, and hooks that call back. Traffic
+ * with ids has `server_correlated_random_test.ts`.
  *
- * `WIREPOOL_LONG=1` runs fifty times the rounds. A failure names its seed;
+ * `WIREPOOL_LONG=1` runs twenty times the rounds. A failure names its seed;
  * `WIREPOOL_SEED=<seed>` draws the same round again.
  */
 import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
-import { concat, startsWith } from "@std/bytes";
-import { encodeFrame, type FrameOptions } from "../codec.ts";
-import { type Handler, NO_RESPONSE, serve, type Server } from "../server.ts";
+import { concat, endsWith, startsWith } from "@std/bytes";
+import {
+  encodeFrame,
+  type FrameOptions,
+  type HandshakeConnection,
+} from "../codec.ts";
+import {
+  type CloseReason,
+  type Handler,
+  type HandlerContext,
+  NO_RESPONSE,
+  serve,
+  type Server,
+} from "../server.ts";
 import { chosenSeed, longRun, Random } from "./random_support.ts";
 import {
   FakeListener,
   FakeTime,
   microtasks,
   StubConnection,
+  unwire,
   wire,
 } from "./server_support.ts";
 
-const ROUNDS = longRun() ? 20_000 : 400;
+const ROUNDS = longRun() ? 8_000 : 400;
 
 /** What a handler does with a request. */
 const FATES = [
@@ -47,6 +61,15 @@ const ENDS = [
   "failing write",
 ] as const;
 
+/** What a handshake does with its peer. */
+const GREETINGS = ["good", "good", "good", "late", "throws", "hangs"] as const;
+
+/** What a handshake writes. */
+const HELLO = Uint8Array.of(251);
+
+/** No answer begins like this. */
+const GOAWAY = Uint8Array.of(250, 1, 2);
+
 /** Work that the driver lets go on when it likes. */
 class Gates {
   readonly #waiting: (() => void)[] = [];
@@ -75,6 +98,11 @@ class Peer {
   readonly chunks: (Uint8Array | null | Error)[] = [];
   /** Requests that were handled, in order. */
   readonly handled: number[] = [];
+  /** What the handshake does, if there is one. */
+  readonly greeting: typeof GREETINGS[number] | undefined;
+  /** What the hooks were told of it. */
+  context: HandlerContext | undefined;
+  readonly reasons: CloseReason[] = [];
   /** Requests that are handled now, and at most. */
   running = 0;
   mostRunning = 0;
@@ -86,8 +114,10 @@ class Peer {
     index: number,
     layout: FrameOptions,
     gates: Gates,
+    greets: boolean,
   ) {
     this.#layout = layout;
+    this.greeting = greets ? random.pick(GREETINGS) : undefined;
     this.end = random.pick(ENDS);
     const calm = random.once(2);
     const slow = random.once(2);
@@ -125,7 +155,9 @@ class Peer {
       request[1] = i;
       return request;
     });
-    this.#cut(random, wire(requests, layout));
+    // The handshake's frame says whose it is.
+    const first = greets ? [Uint8Array.of(index)] : [];
+    this.#cut(random, wire([...first, ...requests], layout));
     switch (this.end) {
       case "end":
         this.chunks.push(null);
@@ -171,9 +203,19 @@ class Peer {
   }
 
   /** Whether all that came of it is as it must be. */
-  check(concurrency: number, stopped: "forced" | "drained" | null): void {
-    const { conn, handled, end } = this;
+  check(
+    concurrency: number,
+    stopped: "forced" | "drained" | null,
+    goaway: Uint8Array | undefined,
+  ): void {
+    const { conn, handled, end, greeting } = this;
     const { answers, failure } = this.expected();
+    this.#checkReason(stopped);
+    if (this.context === undefined) {
+      // The server was closed before it was accepted.
+      assertEquals([stopped, conn.writes.length], ["forced", 0]);
+      return;
+    }
     assertEquals(this.running, 0);
     assertLessOrEqual(this.mostRunning, concurrency);
     assertLessOrEqual(handled.length, failure + concurrency);
@@ -181,14 +223,48 @@ class Peer {
     assertEquals(handled, handled.map((_, i) => i));
     assertEquals(conn.closes, 1);
     assertLessOrEqual(conn.mostWriting, 1);
-    const all = concat(
-      answers.map((answer) => encodeFrame(answer, this.#layout)),
+    const frame = (payload: Uint8Array) => encodeFrame(payload, this.#layout);
+    const all = concat(answers.map(frame));
+    let bytes = conn.written;
+    if (greeting !== undefined) {
+      // What the handshake wrote comes first; nothing else does if it failed.
+      const hello = frame(HELLO);
+      assert(startsWith(hello, bytes.subarray(0, hello.length)), "no greeting");
+      bytes = bytes.subarray(hello.length);
+      if (greeting === "throws" || greeting === "hangs") {
+        assertEquals([bytes.length, handled.length], [0, 0]);
+        return;
+      }
+    }
+    const said = goaway !== undefined && endsWith(bytes, frame(goaway));
+    if (said) {
+      bytes = bytes.subarray(0, bytes.length - frame(goaway).length);
+      assertEquals(this.reasons, ["shutdown"]);
+      assertLessOrEqual(handled.length, failure);
+    }
+    // A write that failed may have taken a part of the goaway.
+    const gone = concat([
+      ...answers.filter(([i]) => i! < handled.length).map(frame),
+      ...(goaway === undefined ? [] : [frame(goaway)]),
+    ]);
+    assert(
+      startsWith(all, bytes) ||
+        (end === "failing write" && startsWith(gone, bytes)),
+      "something else was written",
     );
-    assert(startsWith(all, conn.written), "something else was written");
     if (stopped === "forced" || end === "reset" || end === "failing write") {
       return;
     }
-    const written = conn.answers(this.#layout).length;
+    if (this.reasons[0] === "handshake") {
+      // The stream ended in the handshake, or was none.
+      assertEquals(handled.length, 0);
+      return;
+    }
+    // Where nothing else has ended it, it was told goodbye.
+    if (end === "silence" && handled.length <= failure) {
+      assertEquals(said, goaway !== undefined);
+    }
+    const written = unwire(bytes, this.#layout).length;
     if (stopped === null || failure < handled.length) {
       assertEquals(written, answers.length);
       assertLessOrEqual(
@@ -202,6 +278,30 @@ class Peer {
         answers.filter((answer) => answer[0]! < handled.length).length,
       );
     }
+  }
+
+  /** Whether the hooks were told once, and why. */
+  #checkReason(stopped: "forced" | "drained" | null): void {
+    const { conn, end, greeting, reasons } = this;
+    if (this.context === undefined) {
+      assertEquals(reasons, []);
+      return;
+    }
+    assertEquals(reasons.length, 1);
+    const reason = reasons[0]!;
+    const possible: CloseReason[] = ["shutdown"];
+    if (stopped === "forced") possible.push("forced");
+    if (end === "bad frame") possible.push("frame");
+    if (end === "reset" || end === "failing write") possible.push("lost");
+    if (end === "end" || end === "end in a frame") possible.push("end");
+    if (this.expected().failure < Infinity) possible.push("handler");
+    // A stream that ends or fails before the handshake is over.
+    if (greeting !== undefined) possible.push("handshake");
+    assert(possible.includes(reason), `${reason} of ${end}`);
+    if (greeting === "throws" || greeting === "hangs") {
+      assert(reason === "handshake" || reason === "forced", reason);
+    }
+    assertEquals(conn.closes, 1);
   }
 
   #cut(random: Random, bytes: Uint8Array): void {
@@ -227,11 +327,14 @@ async function round(random: Random): Promise<void> {
   };
   const concurrency = random.pick([1, 1, 2, 3, 8]);
   const last = random.pick(LASTS);
+  const greets = random.once(2);
+  const goaway = random.once(2) ? GOAWAY : undefined;
   const peers: Peer[] = [];
   const count = random.between(1, 4);
   for (let i = 0; i < count; i++) {
-    peers.push(new Peer(random, i, layout, gates));
+    peers.push(new Peer(random, i, layout, gates, greets));
   }
+  let opened = 0;
   let started = 0;
   let ended = 0;
 
@@ -280,12 +383,39 @@ async function round(random: Random): Promise<void> {
     shutdownTimeout: 0,
     onError: (error) =>
       error instanceof Error ? failures.get(error)?.() : undefined,
-    ...(random.once(2) ? {} : {
-      hooks: {
+    handshakeTimeout: 1000,
+    ...(goaway === undefined ? {} : { goaway }),
+    ...(greets
+      ? {
+        handshake: async (conn: HandshakeConnection) => {
+          const peer = peers[(await conn.read())[0]!]!;
+          conn.write(HELLO);
+          // It may call back.
+          server.stats();
+          if (peer.greeting === "late") await gates.wait();
+          if (peer.greeting === "throws") throw failure(() => {});
+          if (peer.greeting === "hangs") await new Promise(() => {});
+        },
+      }
+      : {}),
+    hooks: {
+      // Connections are accepted in the order of the peers.
+      connectionOpen: (context) => {
+        peers[opened++]!.context = context;
+        server.ref();
+        if (random.once(5)) throw new Error("A hook fails");
+      },
+      connectionClose: (context, reason) => {
+        peers.find((peer) => peer.context === context)!.reasons.push(reason);
+        server.stats();
+        context.close();
+        if (random.once(5)) throw new Error("A hook fails");
+      },
+      ...(random.once(2) ? {} : {
         requestStart: () => void started++,
         requestEnd: () => void ended++,
-      },
-    }),
+      }),
+    },
   }, (payload) => {
     const peer = peers[payload[0]!]!;
     const i = payload[1]!;
@@ -341,7 +471,8 @@ async function round(random: Random): Promise<void> {
     gates.open(random);
     await microtasks();
   }
-  await time.advance(600);
+  // The limits of lingering, of handshakes, and of the sweeps.
+  await time.advance(goaway === undefined ? 2000 : 12_000);
   await stop;
   await server.finished;
 
@@ -353,7 +484,7 @@ async function round(random: Random): Promise<void> {
   );
   assertEquals(started, ended);
   assertEquals(time.timers, 0);
-  for (const peer of peers) peer.check(concurrency, stopped);
+  for (const peer of peers) peer.check(concurrency, stopped, goaway);
 }
 
 Deno.test("Random traffic is answered as the model says, whatever fails and ends when", async () => {

@@ -73,7 +73,8 @@ Deno.test("serveConnection() answers frames in order, however they are cut", asy
 });
 
 Deno.test("Responses to the requests of one read leave in one write", async () => {
-  const requests = range(1, 100);
+  // As many as the first read has room for.
+  const requests = range(1, 50);
   const one = Promise.resolve();
   const handlers: Record<
     string,

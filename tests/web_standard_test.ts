@@ -26,52 +26,64 @@ const whyNot = whyNoNode();
 const testNode = (name: string, test: () => Promise<void>) =>
   testUnless(whyNot, name, test);
 
-/**
- * A module of this package and the rooms behind it, each inlined where it is
- * imported, as a bundler would; and what they import from elsewhere.
- */
-async function inline(
-  module: string,
-  std: Record<string, string>,
-): Promise<{ address: string; foreign: string[] }> {
-  const { code, imports } = await transpile(module);
-  const foreign: string[] = [];
-  let inlined = code;
-  for (const name of imports) {
-    let address = std[name];
-    if (name.startsWith("./")) {
-      const room = await inline(name, std);
-      address = room.address;
-      foreign.push(...room.foreign);
-    } else {
-      foreign.push(name);
-    }
-    inlined = inlined.replace(`from "${name}"`, `from "${address}"`);
-  }
-  return { address: asModule(inlined), foreign };
+/** A module of this package and the rooms behind it, as JavaScript by name; and
+ * what they import from elsewhere. */
+interface Sources {
+  readonly modules: Record<string, string>;
+  readonly foreign: string[];
 }
 
-/** The JavaScript of a module of this package, and what it imports. */
-async function transpile(
-  module: string,
-): Promise<{ code: string; imports: string[] }> {
+async function sourcesOf(module: string): Promise<Sources> {
+  const modules: Record<string, string> = {};
+  const foreign = new Set<string>();
+  const visit = async (name: string) => {
+    if (modules[name] !== undefined) return;
+    const code = modules[name] = await transpile(name);
+    const found = code.matchAll(/^(?:import|export)\b[^;]*?\bfrom "(.+)";$/gm);
+    for (const [, specifier] of found) {
+      if (specifier!.startsWith("./")) await visit(specifier!.slice(2));
+      else foreign.add(specifier!);
+    }
+  };
+  await visit(module);
+  return { modules, foreign: [...foreign] };
+}
+
+async function transpile(module: string): Promise<string> {
   const { stdout, stderr, success } = await new Deno.Command("deno", {
     args: ["transpile", module],
     cwd: new URL("..", import.meta.url),
   }).output();
   if (!success) throw new Error(new TextDecoder().decode(stderr));
-  const code = new TextDecoder().decode(stdout);
-  const imports = code.matchAll(/^(?:import|export)\b[^;]*?\bfrom "(.+)";$/gm);
-  return { code, imports: Array.from(imports, (match) => match[1]!) };
+  return new TextDecoder().decode(stdout);
 }
 
-/** An address that imports `code`. */
+/** Has Node find the modules, which stand in no file that it could read. */
+const LOADER = `
+  let modules;
+  export const initialize = (given) => { modules = given; };
+  export const resolve = (specifier, context, next) => {
+    const name = specifier.replace(/^\\.\\//, "");
+    return modules[name] === undefined
+      ? next(specifier, context)
+      : { url: "wirepool:" + name, shortCircuit: true };
+  };
+  export const load = (url, context, next) =>
+    url.startsWith("wirepool:")
+      ? { format: "module", source: modules[url.slice(9)], shortCircuit: true }
+      : next(url, context);
+`;
+
 function asModule(code: string): string {
   return `data:text/javascript,${encodeURIComponent(code)}`;
 }
 
-/** Runs `program` under Node; it must end of itself, and without an error. */
-async function runNode(program: string): Promise<void> {
+/** Runs `program` under Node, which may import the modules; it must end of
+ * itself, and without an error. */
+async function runNode(
+  modules: Record<string, string>,
+  program: string,
+): Promise<void> {
   const child = new Deno.Command("node", {
     args: ["--input-type=module", "-"],
     stdin: "piped",
@@ -80,7 +92,14 @@ async function runNode(program: string): Promise<void> {
     signal: AbortSignal.timeout(60_000),
   }).spawn();
   const stdin = child.stdin.getWriter();
-  await stdin.write(new TextEncoder().encode(program));
+  const source = `
+    import { register } from "node:module";
+    register(${JSON.stringify(asModule(LOADER))}, { data: ${
+    JSON.stringify(modules)
+  } });
+    await import(${JSON.stringify(asModule(program))});
+  `;
+  await stdin.write(new TextEncoder().encode(source));
   await stdin.close();
   const { code, stdout, stderr } = await child.output();
   assertEquals(new TextDecoder().decode(stderr), "");
@@ -89,13 +108,15 @@ async function runNode(program: string): Promise<void> {
 }
 
 testNode("codec.ts runs under Node", async () => {
-  // The function itself, as it runs here.
-  const std = { "@std/bytes": asModule(`export ${concat}`) };
-  const { address: codec, foreign } = await inline("codec.ts", std);
+  const { modules, foreign } = await sourcesOf("codec.ts");
   assertEquals(foreign, ["@std/bytes"]);
-  await runNode(`
+  // The function itself, as it runs here.
+  modules["@std/bytes"] = `export ${concat}`;
+  await runNode(
+    modules,
+    `
     import assert from "node:assert/strict";
-    import * as codec from ${JSON.stringify(codec)};
+    import * as codec from "codec.ts";
 
     const bytes = (...b) => Uint8Array.from(b);
     const payloads = [bytes(), bytes(1), bytes(2, 3), new Uint8Array(100_000).fill(4)];
@@ -177,19 +198,20 @@ testNode("codec.ts runs under Node", async () => {
     assert.deepEqual(piped, payloads);
 
     console.log("done");
-  `);
+  `,
+  );
 });
 
 testNode(
   "pool.ts runs under Node, and its timers do not keep the process alive",
   async () => {
-    const { address: pool, foreign } = await inline("pool.ts", {});
+    const { modules, foreign } = await sourcesOf("pool.ts");
     assertEquals(foreign, []);
-    await runNode(`
+    await runNode(
+      modules,
+      `
     import assert from "node:assert/strict";
-    import { Pool, PoolClosedError, PoolTimeoutError } from ${
-      JSON.stringify(pool)
-    };
+    import { Pool, PoolClosedError, PoolTimeoutError } from "pool.ts";
 
     let made = 0;
     const closed = [];
@@ -223,6 +245,7 @@ testNode(
     });
     assert.equal(left.stats().open, 1);
     console.log("done");
-  `);
+  `,
+    );
   },
 );
