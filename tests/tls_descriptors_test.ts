@@ -302,6 +302,8 @@ for (
     async (child) => {
       const sink = new Sink(true);
       const options = { ...target, port: sink.port, requestTimeout: LIMIT };
+      // How long a handshake takes here is not the question.
+      await child.call("open", { ...options, initialCap: 2 });
       await child.call("send", { ...options, count: 2, bytes });
       await sleep(LIMIT);
       await child.mustHold(0);
