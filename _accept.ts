@@ -10,7 +10,7 @@
 
 import type { Transport } from "./codec.ts";
 import { isDisconnect, isExhaustion } from "./_errors.ts";
-import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { nextTurn, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
 /** First and longest pause after an accept that failed for want of resources,
  * in milliseconds: Go's `net/http` uses the same. */
@@ -92,7 +92,7 @@ export class Acceptor {
     for (let i = 0; i < MAX_DRAIN_TURNS && quiet < 2; i++) {
       if (this.#paused || this.#ended) return;
       const seen = this.#settled;
-      await turn();
+      await nextTurn();
       quiet = this.#settled === seen ? quiet + 1 : 0;
     }
   }
@@ -151,7 +151,7 @@ export class Acceptor {
         const persists = failures > FAILURES_A_TURN && !concernsPeer(error);
         owner.acceptFailed(error, persists && !told);
         told ||= persists;
-        if (persists || failures % FAILURES_A_TURN === 0) await turn();
+        if (persists || failures % FAILURES_A_TURN === 0) await nextTurn();
         continue;
       }
       backoff = failures = 0;
@@ -194,9 +194,4 @@ function concernsPeer(error: unknown): boolean {
   if (/^(BadResource|Interrupted)$/.test(error.name)) return false;
   // EINVAL is what some systems say of a peer that was reset while it waited.
   return isDisconnect(error) || /os error (22|10022)\)/.test(error.message);
-}
-
-/** One turn of the event loop. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => startTimer(resolve, 0));
 }

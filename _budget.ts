@@ -5,35 +5,53 @@
 // and what time it is when it looks. Must not know: what a connection is, and
 // what the bytes are.
 //
-// The memory has three parts, so that nobody can keep everybody else waiting:
+// The memory has two parts, so that nobody can keep everybody else waiting:
 //
-//                maxBuffered
-// +-------------------+-------------------+---------------------+
-// | strangers         | those known only  | turns               |
-// +-------------------+-------------------+---------------------+
-//                              at least maxFrameLength, or a quarter
+//                          maxBuffered
+// +----------------------------------------------+----------------------+
+// | common                                       | turns                |
+// +----------------------+-----------+-----------+----------------------+
+// | strangers up to here | the known | regulars  | a quarter, or one    |
+// |                      |           |           | frame if that is more|
+// +----------------------+-----------+-----------+----------------------+
 //
-// Whoever comes takes from the first part. Known is who has moved as many bytes
-// before as it wants to hold now; it may go on into the second. Who finds no
-// room waits in line, and gets a turn: room for all of its frame, in the third
-// part, whatever becomes of the other two. Turns go to the one that has waited
-// longest and to the one that came last, alternately: the first so that
-// everybody gets one, the second so that a newcomer does not have to outwait a
-// thousand who only pretend to be sending. While anybody waits, those who hold
-// memory and move too slowly are cut, the slowest first.
+// Whoever comes takes from the common part. How far he may fill it depends on
+// the bytes that his connection has moved to their end before, its worth: who
+// wants to hold memory to no purpose must first have done as much to purpose.
+// Who finds no room waits in line, and gets a turn: room for all of its frame,
+// whatever becomes of the common part. Turns go to the one that has waited
+// longest, so that everybody gets one; to one that holds memory already, so that
+// what was begun comes to its end; and to the one that came last, so that a
+// newcomer does not have to outwait a thousand who only pretend to be sending.
+// While anybody waits, those who hold memory and move too slowly are cut, the
+// slowest first.
 
 import { namedError } from "./_errors.ts";
 import { Sweeper } from "./_timers.ts";
 
 /** What each direction of a connection may hold without being counted: most
  * connections never hold more, and cost nothing here. */
-export const UNCOUNTED = 64 * 1024;
+export const UNCOUNTED = 32 * 1024;
 
 /** How long who holds memory may be silent while others wait for it: a
  * thirtieth of `readTimeout`, and no less or more than these, in milliseconds.
  * A round trip, or a packet that is sent again, must not cost a connection. */
-const MIN_PATIENCE = 250;
+const MIN_PATIENCE = 400;
 const MAX_PATIENCE = 1000;
+
+/** While more wait than these, patience shrinks in proportion. */
+const FEW_WAITING = 16;
+
+/** A regular has moved so many times what it wants to hold. */
+const REGULAR = 16;
+
+/** One that has always been answered with little is believed to go on so, once
+ * it has moved so many bytes. */
+const PROVEN_SMALL = 64 * 1024;
+
+/** One in so many goes to who has waited longest, where the others go to who
+ * came last. */
+const OLDEST_EVERY = 4;
 
 /** A frame's rate has no meaning without a `readTimeout`; this one is taken. */
 const DEFAULT_READ_TIMEOUT = 30_000;
@@ -51,6 +69,9 @@ export interface BudgetLimits {
   /** What a whole frame may take, in milliseconds; 0 is for ever. */
   readonly readTimeout: number;
 }
+
+/** What a connection is by its worth. */
+type Rank = "regular" | "known" | "stranger";
 
 /** Who holds a {@linkcode Share}. */
 export interface ShareOwner {
@@ -86,7 +107,7 @@ export class Share {
   /** What it waits for: bytes to hold, and what a turn would take. */
   wanted = 0;
   whole = 0;
-  /** Room that the common parts must have for it. */
+  /** Room that the common part must have for it. */
   need = 0;
   line: Line | null = null;
   previous: Share | null = null;
@@ -114,8 +135,12 @@ export class Share {
  *   time for each that holds, and there are looks only while somebody waits.
  */
 export class Budget {
-  readonly #forAll: number;
+  /** The longest frame, in bytes. */
+  readonly maxFrameLength: number;
+  /** How far each may fill the common part. */
   readonly #forStrangers: number;
+  readonly #forKnown: number;
+  readonly #forRegulars: number;
   readonly #forTurns: number;
   /** Bytes a millisecond that whoever holds memory must move. */
   readonly #rate: number;
@@ -131,27 +156,38 @@ export class Budget {
    * once. */
   readonly #pins = new Map<ArrayBufferLike, Pin>();
 
-  readonly #known = new Line();
-  readonly #strangers = new Line();
+  readonly #regulars: Line;
+  readonly #known: Line;
+  /** Strangers who hold memory already, and those who hold none. */
+  readonly #begun: Line;
+  readonly #fresh: Line;
   #tickets = 0;
-  /** Whose turn is next: who came last, or who has waited longest. */
-  #lastFirst = false;
-  #lastFirstInCommon = false;
+  /** Turns given, and strangers let in: who is next goes by their number. */
+  #turnsGiven = 0;
+  #letIn = 0;
+  /** Who asks just now, and is told by what is returned. */
+  #asking: Share | undefined;
   /** Somebody has waited since the last look; when that was. */
   #pressed = false;
   #looked = -1;
 
   constructor({ maxBuffered, maxFrameLength, readTimeout }: BudgetLimits) {
+    this.maxFrameLength = maxFrameLength;
     this.#forTurns = Math.max(maxFrameLength, Math.floor(maxBuffered / 4));
-    this.#forAll = maxBuffered - this.#forTurns;
-    this.#forStrangers = Math.floor(this.#forAll / 2);
+    this.#forRegulars = maxBuffered - this.#forTurns;
+    this.#forKnown = Math.floor(3 * this.#forRegulars / 4);
+    this.#forStrangers = Math.floor(this.#forRegulars / 2);
+    this.#regulars = new Line(this.#forRegulars);
+    this.#known = new Line(this.#forKnown);
+    this.#begun = new Line(this.#forStrangers);
+    this.#fresh = new Line(this.#forStrangers);
     const timeout = readTimeout > 0 ? readTimeout : DEFAULT_READ_TIMEOUT;
     this.#rate = maxFrameLength / timeout;
     this.#patience = Math.min(
       MAX_PATIENCE,
       Math.max(MIN_PATIENCE, timeout / 30),
     );
-    this.#sweeper = new Sweeper(this.#patience / 4, (now) => this.look(now));
+    this.#sweeper = new Sweeper(MIN_PATIENCE / 4, (now) => this.look(now));
   }
 
   /** Bytes held, and set aside for turns. */
@@ -161,7 +197,8 @@ export class Budget {
 
   /** Shares in line. */
   get waiting(): number {
-    return this.#known.length + this.#strangers.length;
+    return this.#regulars.length + this.#known.length + this.#begun.length +
+      this.#fresh.length;
   }
 
   /**
@@ -181,36 +218,49 @@ export class Budget {
     share.wanted = bytes;
     share.need = bytes - share.held;
     share.whole = Math.max(whole, bytes);
-    return this.#grant(share, worth >= bytes);
+    return this.#grant(share, this.#rank(worth, bytes));
   }
 
   /**
    * Asks to begin with something that will hold memory, it is not known how
    * much: a handler's response.
    *
-   * @param expected Bytes that it will probably hold.
-   * @param whole What it will hold at most.
+   * @param request What holds its request, which is let go of then.
+   * @param expected Bytes that it will probably hold; 0 where it is not known.
    * @param worth Bytes that its connection has moved to their end before.
    * @returns Whether it is granted; if not, `granted` will be called.
    */
   askToBegin(
     share: Share,
+    request: Share,
     expected: number,
-    whole: number,
     worth: number,
   ): boolean {
     if (share.waiting) return false;
     if (share.turn > 0) return true;
+    if (request.turn > 0) {
+      // It is still its turn.
+      share.turn = request.turn;
+      request.turn = 0;
+      this.#common += counted(request);
+      this.#holders.add(share);
+      return true;
+    }
     share.wanted = share.held;
-    share.need = Math.max(1, expected);
-    share.whole = whole;
-    return this.#grant(share, worth > 0 && worth >= expected);
+    share.need = Math.max(1, expected) - request.held;
+    share.whole = this.maxFrameLength;
+    const rank = expected > 0 ? this.#rank(worth, expected) : "stranger";
+    return this.#grant(share, rank);
   }
 
-  /** Whether all that is for all is used up: then even those must ask who
-   * have always been found to hold little. */
-  get usedUp(): boolean {
-    return this.#common >= this.#forAll + this.#forTurns;
+  /** Whether something may begin that will probably hold little, without asking
+   * for more: up to where the known find room, and for those who have shown it
+   * for long until everything is used up. */
+  mayBeginSmall(worth: number): boolean {
+    const limit = worth >= PROVEN_SMALL
+      ? this.#forRegulars + this.#forTurns
+      : this.#forKnown;
+    return this.#common < limit;
   }
 
   /** Whether strangers find room: then nobody needs to ask. */
@@ -288,9 +338,13 @@ export class Budget {
     if (!this.#pressed && this.waiting === 0) return this.#rest();
     this.#pressed = this.waiting > 0;
     const due = this.#rate * elapsed;
+    const patience = Math.max(
+      MIN_PATIENCE,
+      this.#patience * Math.min(1, FEW_WAITING / this.waiting),
+    );
     const slow: Share[] = [];
     for (const share of this.#holders) {
-      const most = this.#rate * this.#patience * share.patience;
+      const most = this.#rate * patience * share.patience;
       if (share.fresh || share.paused || share.waiting) {
         share.fresh = share.paused || share.waiting;
         share.credit = most;
@@ -312,19 +366,35 @@ export class Budget {
     }
   }
 
-  /** In the common parts, or by a turn, or else in line. */
-  #grant(share: Share, known: boolean): boolean {
+  #rank(worth: number, bytes: number): Rank {
+    return worth >= REGULAR * bytes
+      ? "regular"
+      : worth >= bytes
+      ? "known"
+      : "stranger";
+  }
+
+  /** In the common part, or by a turn, or else in line. */
+  #grant(share: Share, rank: Rank): boolean {
     // Others who wait do not stop it: they need more than there is, and get
     // their turns.
-    const line = known ? this.#known : this.#strangers;
-    if (this.#fits(share, line)) {
+    const line = rank === "regular"
+      ? this.#regulars
+      : rank === "known"
+      ? this.#known
+      : share.held > 0
+      ? this.#begun
+      : this.#fresh;
+    if (this.#common + share.need <= line.limit) {
       this.hold(share, share.wanted);
       return true;
     }
     share.ticket = this.#tickets++;
     line.push(share);
     this.#pressed = true;
+    this.#asking = share;
     this.#serve();
+    this.#asking = undefined;
     if (!share.waiting) return true;
     share.fresh = true;
     if (!this.#sweeper.running) {
@@ -337,11 +407,6 @@ export class Budget {
     return false;
   }
 
-  #fits(share: Share, line: Line): boolean {
-    const limit = line === this.#known ? this.#forAll : this.#forStrangers;
-    return this.#common + share.need <= limit;
-  }
-
   /** Gives what has become free to those who wait. */
   #serve(): void {
     while (this.waiting > 0) {
@@ -352,31 +417,40 @@ export class Budget {
     if (this.waiting === 0 && this.#holders.size === 0) this.#rest();
   }
 
-  /** Who of those in line finds room in the common parts. */
+  /** Who of those in line finds room in the common part. */
   #nextInCommon(): Share | null {
-    const { first } = this.#known;
-    if (first !== null && this.#fits(first, this.#known)) return first;
-    const line = this.#strangers;
-    const [one, other] = this.#lastFirstInCommon
-      ? [line.last, line.first]
-      : [line.first, line.last];
-    for (const share of [one, other]) {
-      if (share !== null && this.#fits(share, line)) {
-        this.#lastFirstInCommon = !this.#lastFirstInCommon;
-        return share;
-      }
+    for (const { first } of [this.#regulars, this.#known]) {
+      if (first !== null && this.#fits(first)) return first;
     }
-    return null;
+    // What is begun comes first: it was there before, and ends sooner.
+    const begun = this.#begun.first;
+    if (begun !== null) return this.#fits(begun) ? begun : null;
+    const { first, last } = this.#fresh;
+    const share = this.#letIn % OLDEST_EVERY === 0 ? first : last;
+    if (share === null || !this.#fits(share)) return null;
+    this.#letIn++;
+    return share;
+  }
+
+  #fits(share: Share): boolean {
+    return this.#common + share.need <= share.line!.limit;
   }
 
   #giveTurn(): boolean {
-    const oldest = older(this.#known.first, this.#strangers.first);
-    const newest = newer(this.#known.last, this.#strangers.last);
+    const lines = [this.#regulars, this.#known, this.#begun, this.#fresh];
+    const oldest = lines.map(({ first }) => first).reduce(older);
+    const newest = lines.map(({ last }) => last).reduce(newer);
+    const choice = this.#turnsGiven % OLDEST_EVERY;
+    const other = choice === 0
+      ? null
+      : choice === 1
+      ? this.#begun.first ?? newest
+      : newest;
     // Who has waited longest is not passed for being large: the room that it
     // needs is kept until there is enough.
-    const share = this.#lastFirst && this.#hasTurn(newest) ? newest : oldest;
+    const share = this.#hasTurn(other) ? other : oldest;
     if (!this.#hasTurn(share)) return false;
-    this.#lastFirst = !this.#lastFirst;
+    this.#turnsGiven++;
     this.#admit(share!, Math.min(share!.whole, this.#forTurns));
     return true;
   }
@@ -394,7 +468,7 @@ export class Budget {
     share.held = share.wanted;
     share.fresh = true;
     this.#changed(share, before);
-    share.owner.granted();
+    if (share !== this.#asking) share.owner.granted();
   }
 
   #changed(share: Share, before: number): void {
@@ -420,9 +494,15 @@ interface Pin {
 
 /** Shares that wait, in the order in which they came. */
 class Line {
+  /** Up to where its members may fill the common part. */
+  readonly limit: number;
   first: Share | null = null;
   last: Share | null = null;
   length = 0;
+
+  constructor(limit: number) {
+    this.limit = limit;
+  }
 
   push(share: Share): void {
     share.line = this;
@@ -444,7 +524,7 @@ class Line {
   }
 }
 
-/** What a share takes of the common parts. */
+/** What a share takes of the common part. */
 function counted(share: Share): number {
   return Math.max(0, share.held - share.turn);
 }

@@ -123,9 +123,10 @@ export class ReadBuffer {
   }
 
   /** Room for the next read, never empty; the caller's until the next call of
-   * `room` or `append`. */
-  room(frameLength: number): Uint8Array<ArrayBuffer> {
-    if (this.length < frameLength) this.#makeRoomForFrame(frameLength);
+   * `room` or `append`. A frame's new memory has room for at most `most` bytes
+   * more than are held, or twice what is held. */
+  room(frameLength: number, most: number): Uint8Array<ArrayBuffer> {
+    if (this.length < frameLength) this.#makeRoomForFrame(frameLength, most);
     else this.#makeRoom();
     this.#offered = this.#chunk.length - this.#end;
     return this.#end === 0
@@ -187,13 +188,17 @@ export class ReadBuffer {
 
   /** A frame that does not fit where it stands moves once enough of it has
    * arrived to pay for all of it, or when the room is used up. */
-  #makeRoomForFrame(frameLength: number): void {
+  #makeRoomForFrame(frameLength: number, most: number): void {
     if (frameLength <= this.#chunk.length - this.#start) return;
     const wanted = this.#roomWanted;
     const room = this.#chunk.length - this.#end;
-    const size = frameLength <= wanted
-      ? wanted
-      : Math.max(wanted, frameSize(this.length, frameLength));
+    const size = frameLength <= wanted ? wanted : Math.max(
+      wanted,
+      Math.min(
+        frameSize(this.length, frameLength),
+        this.length + Math.max(this.length, most),
+      ),
+    );
     if (size >= frameLength || room < LEAST_ROOM) this.#move(size);
   }
 
@@ -210,6 +215,7 @@ export class ReadBuffer {
     const isKept = !wasShared && left.length >= MIN_ROOM &&
       left.length <= MAX_IDLE_ROOM;
     if (isKept) this.#spare = left;
+    else if (!wasShared && left.length > MAX_ROOM) freeMemory(left.buffer);
   }
 
   #allocate(size: number): Uint8Array<ArrayBuffer> {
@@ -226,6 +232,16 @@ export class ReadBuffer {
     this.#memory = chunk.buffer;
     this.#shared = false;
   }
+}
+
+/**
+ * Gives memory back at once, of which nobody has a view. It would be there until
+ * the next collection of garbage otherwise, and with large frames that may be
+ * more than all that is in use.
+ */
+export function freeMemory(memory: ArrayBuffer): void {
+  // Detaching frees it. Older browsers cannot, and wait for the collection.
+  (memory as { transfer?: (length: number) => unknown }).transfer?.(0);
 }
 
 /**

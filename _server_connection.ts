@@ -4,6 +4,7 @@
 // a function. Must not know: where the connection came from, which others there
 // are, and what is done about them all.
 
+import { type Budget, UNCOUNTED } from "./_budget.ts";
 import { callDetached, ignore, isThenable } from "./_callbacks.ts";
 import type { Correlation } from "./_correlation.ts";
 import { isDisconnect, namedError } from "./_errors.ts";
@@ -11,6 +12,7 @@ import type { Goaway } from "./_goaway.ts";
 import type { ReadAhead } from "./_handshake.ts";
 import { show } from "./_options.ts";
 import { countEmpty } from "./_progress.ts";
+import { freeMemory } from "./_read_buffer.ts";
 import { ConnectionContext } from "./_server_context.ts";
 import { CorrelatedResponses } from "./_server_correlated.ts";
 import {
@@ -18,10 +20,17 @@ import {
   type GreetingSettings,
   hasGreeting,
 } from "./_server_greeting.ts";
+import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { SendQueue } from "./_server_send_queue.ts";
-import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
-import { FrameDecoder, FrameEncoder, type Transport } from "./codec.ts";
+import {
+  nextTurn,
+  refTimer,
+  startTimer,
+  type Timer,
+  unrefTimer,
+} from "./_timers.ts";
+import { FrameDecoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
  * no more requests: enough to keep a fast reader busy, and what a slow one
@@ -79,6 +88,8 @@ export interface ConnectionSettings extends GreetingSettings {
   readonly noResponse: unknown;
   /** Handlers at once. */
   readonly concurrency: number;
+  /** The memory that all connections share, if it is limited. */
+  readonly budget: Budget | undefined;
   /** Limits in milliseconds; 0 is none. */
   readonly idleTimeout: number;
   readonly readTimeout: number;
@@ -163,7 +174,7 @@ export class ServerConnection {
   readonly #settings: ConnectionSettings;
   readonly #stats: ConnectionStats;
   readonly #decoder: FrameDecoder;
-  readonly #encoder: FrameEncoder;
+  readonly #encoder: ResponseEncoder;
   readonly #responses: Responses<unknown>;
   readonly #queue: SendQueue;
   /** Told once, when the connection has ended. A function, and no promise that
@@ -194,6 +205,10 @@ export class ServerConnection {
   #taking = false;
   /** Whether `connectionOpen` was told. */
   #opened = false;
+  /** A frame that was read and may not begin yet, for want of memory. */
+  #kept: Uint8Array<ArrayBuffer> | undefined;
+  /** What it holds of the memory that all share; most never need one. */
+  #memory: ConnectionMemory | undefined;
   /** Wakes the read loop from its pause. */
   #wake: (() => void) | null = null;
   /** Limits the greeting, and later the lingering. */
@@ -214,14 +229,14 @@ export class ServerConnection {
     stats: ConnectionStats,
     onEnd: (connection: ServerConnection) => void,
   ) {
-    const { frame, correlation } = settings;
+    const { frame, correlation, budget } = settings;
     this.#conn = conn;
     this.#onEnd = onEnd;
     this.#settings = settings;
     this.#stats = stats;
     this.context = new ConnectionContext(conn, this);
     this.#decoder = new FrameDecoder(frame, correlation?.request);
-    this.#encoder = new FrameEncoder(frame, correlation?.response);
+    this.#encoder = new ResponseEncoder(budget, frame, correlation?.response);
     this.#responses = correlation === undefined
       ? new OrderedResponses(this.#encoder)
       : new CorrelatedResponses(this.#encoder, correlation);
@@ -300,7 +315,7 @@ export class ServerConnection {
   /** Drains once what has arrived already was read. */
   async drainSoon(): Promise<void> {
     for (let i = 0; i < DRAIN_TURNS; i++) {
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await nextTurn();
     }
     this.drain();
   }
@@ -313,9 +328,9 @@ export class ServerConnection {
         await this.#readOn();
       }
     } catch (error) {
-      return this.#fail(error, "error");
+      this.#fail(error, "error");
     }
-    if (this.#phase === "closed") return;
+    if (this.#phase === "closed") return this.#dropInput();
     // An end inside a frame is a disconnect, as one between frames is. The
     // requests before it are answered: the other side may have closed only
     // its writing side. A handler that asks may give up.
@@ -349,11 +364,16 @@ export class ServerConnection {
   async #readOn(): Promise<void> {
     for (let empty = 0;;) {
       while (this.#mustPause()) {
+        this.#memory?.pauseReading();
         await new Promise<void>((resolve) => this.#wake = resolve);
       }
       if (this.#phase === "closed") return;
       const wanted = this.#phase === "open";
-      const n = await this.#conn.read(wanted ? this.#decoder.space() : SCRAP);
+      if (!wanted && this.#phase !== "draining") this.#dropInput();
+      const room = wanted ? this.#room() : SCRAP;
+      // There is no memory for it: it waits above.
+      if (room === null) continue;
+      const n = await this.#conn.read(room);
       if (n === null) return;
       empty = countEmpty("read", n, empty);
       // A read may have been under way when no more frames were to be taken.
@@ -362,14 +382,49 @@ export class ServerConnection {
       ) continue;
       this.#decoder.advance(n);
       this.#stats.bytesIn += n;
+      this.#memory?.received(n);
       this.#takeFrames();
     }
   }
 
+  /** Room for a read; null where it has to wait for memory. */
+  #room(): Uint8Array<ArrayBuffer> | null {
+    const isSmall = this.#decoder.frameLength <= UNCOUNTED;
+    const memory = isSmall ? this.#memory : this.#needMemory();
+    return memory === undefined
+      ? this.#decoder.space()
+      : memory.room(this.#decoder);
+  }
+
+  /** What was read of a frame that will not be taken is not kept. */
+  #dropInput(): void {
+    this.#memory?.endReading();
+    if (this.#decoder.buffered === 0) return;
+    const { buffer, byteOffset } = this.#decoder.rest();
+    // It begins its memory: no frame before it was handed out of there.
+    if (byteOffset === 0 && buffer.byteLength > UNCOUNTED) freeMemory(buffer);
+  }
+
+  /** Takes part in the budget, if there is one. */
+  #needMemory(): ConnectionMemory | undefined {
+    const { budget } = this.#settings;
+    if (this.#memory !== undefined || budget === undefined) return this.#memory;
+    return this.#memory = new ConnectionMemory(budget, this.#encoder, {
+      mayRead: () => {
+        // The time that it has waited does not count.
+        this.#frames++;
+        this.#wakeReader();
+      },
+      mayBegin: () => queueMicrotask(() => this.#goOn()),
+      cut: (error) => this.#fail(error, "timeout"),
+    });
+  }
+
   #mustPause(): boolean {
-    return this.#phase === "open" && this.#blocked &&
-      (this.#encoder.buffered >= MAX_OUTGOING ||
-        this.#decoder.buffered >= MAX_READ_AHEAD);
+    return this.#phase === "open" &&
+      (this.#memory?.waitsToRead === true || (this.#blocked &&
+        (this.#encoder.buffered >= MAX_OUTGOING ||
+          this.#decoder.buffered >= MAX_READ_AHEAD)));
   }
 
   #wakeReader(): void {
@@ -391,9 +446,16 @@ export class ServerConnection {
       while (this.#phase === "open" || this.#phase === "draining") {
         this.#blocked = !this.#canTake();
         if (this.#blocked) break;
-        const frame = this.#decoder.decode();
+        const frame = this.#kept ?? this.#decoder.decode();
         if (frame === null) break;
+        this.#blocked = !this.#mayBegin();
+        this.#kept = this.#blocked ? frame : undefined;
+        if (this.#blocked) {
+          this.#memory!.keep(frame.length);
+          break;
+        }
         this.#frames++;
+        this.#memory?.taken(frame.length);
         this.#handle(frame, this.#decoder.id);
       }
     } catch (error) {
@@ -405,7 +467,33 @@ export class ServerConnection {
     // While handlers are in progress, others may settle in this very turn.
     if (this.#responses.pending === 0) this.#queue.flush();
     else this.#queue.flushSoon();
+    this.#countResponses();
     if (this.#phase !== "open") this.#advanceEnd();
+  }
+
+  /** Whether there is memory for the response of one more request, as far as
+   * anybody can know. */
+  #mayBegin(): boolean {
+    const { budget } = this.#settings;
+    return budget === undefined || budget.calm ||
+      this.#needMemory()!.mayBegin();
+  }
+
+  /** Tells what responses are held. */
+  #countResponses(): void {
+    const { heldBack, pending } = this.#responses;
+    if (this.#memory === undefined) {
+      if (this.#encoder.buffered + heldBack <= UNCOUNTED) return;
+      if (this.#needMemory() === undefined) return;
+    }
+    this.#memory!.update(heldBack, this.#queue.writing, pending > 0);
+  }
+
+  /** Takes frames that could not be taken before. */
+  #goOn(): void {
+    if (this.#phase === "closed") return;
+    this.#takeFrames();
+    this.#resume();
   }
 
   // ---- Handling
@@ -450,8 +538,7 @@ export class ServerConnection {
     }
     try {
       this.#settle(ticket, result);
-      this.#takeFrames();
-      this.#resume();
+      this.#goOn();
     } catch (error) {
       // A response was judged good and changed while it waited for others.
       this.#fail(error, "handler");
@@ -529,11 +616,16 @@ export class ServerConnection {
 
   written(n: number): void {
     this.#stats.bytesOut += n;
+    if (this.#memory !== undefined) {
+      this.#memory.written(n);
+      this.#countResponses();
+    }
     if (this.#blocked) this.#takeFrames();
     this.#resume();
   }
 
   drained(): void {
+    this.#countResponses();
     this.#advanceEnd();
   }
 
@@ -692,6 +784,7 @@ export class ServerConnection {
     clearTimeout(this.#timer);
     this.#responses.clear();
     this.#queue.stop();
+    this.#memory?.leave();
     callDetached(() => this.#conn.close(), ignore);
     this.#wakeReader();
     this.context.abort(cause);
@@ -714,7 +807,8 @@ export class ServerConnection {
         "timeout",
       );
     }
-    const waiting = this.#phase !== "open" || this.#blocked
+    const waiting = this.#phase !== "open" || this.#blocked ||
+        this.#memory?.waitsToRead
       ? null
       : this.#decoder.buffered > 0
       ? "frame"

@@ -17,7 +17,7 @@ import type { ConnectionContext } from "./_server_context.ts";
 /** What connections are greeted with. */
 export interface GreetingSettings {
   /** The layout of the handshake's frames. */
-  readonly frame: FrameOptions;
+  readonly frame: Required<FrameOptions>;
   /** Whether a PROXY header comes first. */
   readonly proxyProtocol: boolean;
   /** Gives the state of the connection, or throws to refuse it. */

@@ -19,6 +19,12 @@ export function startTimer(fire: () => void, delay: number): Timer {
   return setTimeout(fire, Math.min(Math.ceil(delay), MAX_DELAY));
 }
 
+/** Lets the event loop go round: what has arrived is read, and what is ready is
+ * accepted, but for the turn of the timer itself, which may come before. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
+
 /** Lets the process end although the timer runs, where a runtime can. */
 export function unrefTimer(timer: Timer): void {
   callOn(timer, "unref");

@@ -52,6 +52,7 @@
  */
 
 import { Acceptor, type AcceptorOwner } from "./_accept.ts";
+import { Budget } from "./_budget.ts";
 import { callDetached, ignore } from "./_callbacks.ts";
 import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
@@ -76,7 +77,7 @@ import {
 import { ConnectionSet } from "./_server_connections.ts";
 import { observe, printFailure } from "./_server_hooks.ts";
 import { onAbort } from "./_server_signals.ts";
-import { startTimer } from "./_timers.ts";
+import { nextTurn, startTimer } from "./_timers.ts";
 import {
   type CorrelationOptions,
   FrameEncoder,
@@ -96,6 +97,10 @@ const MAX_DRAIN_TURNS = 50;
  * before the reads of its turn: only the second turn without a byte says that
  * there was none. */
 const QUIET_TURNS = 2;
+
+/** Memory that all connections share, by default: a quarter of what the smallest
+ * machines of clouds have, and sixteen of the largest frames. */
+const MAX_BUFFERED = 256 * 1024 * 1024;
 
 /** Handlers at once on one connection, by default, where responses may come in
  * any order: enough that a few slow ones hold nobody up, and few enough that
@@ -463,6 +468,21 @@ export interface ServeOptions<
    */
   maxConnections?: number;
   /**
+   * Most bytes that all connections together hold for unfinished frames and
+   * unwritten responses, at least twice `maxFrameLength`; `Infinity` is no limit.
+   * What each connection holds up to 64 KiB is not counted, nor are requests
+   * whose handlers are at work.
+   *
+   * When it is used up, connections wait where they would need more: before they
+   * read on, or before the next request is handled. The frame that has waited
+   * longest may still grow. A frame or response that moves slower than
+   * `maxFrameLength / readTimeout` while it may is cut, if others wait. Responses
+   * of handlers that are at work may exceed the limit.
+   *
+   * @default {268_435_456} 256 MiB, or twice `maxFrameLength` if that is more
+   */
+  maxBuffered?: number;
+  /**
    * Expects each connection to begin with a PROXY protocol header, version 1
    * or 2, as load balancers send it, and takes `remoteAddr` and `localAddr`
    * from it. A connection without a good one is closed. Not with TLS.
@@ -744,7 +764,27 @@ function connectionSettings<State>(
       : (context, reason) =>
         tell(context, () => hooks.connectionClose?.(context, reason)),
     inOwnContext: captureContext(),
+    // One connection has nobody to share with.
+    budget: undefined,
   };
+}
+
+/** The memory that all connections of a server share. */
+function budgetOption(
+  options: ServeOptions,
+  { frame: { maxFrameLength }, readTimeout }: ConnectionSettings,
+): Budget | undefined {
+  const least = 2 * maxFrameLength;
+  const maxBuffered = integerOption(
+    options,
+    "maxBuffered",
+    // Beyond what can be counted there is no limit to keep.
+    Number.isSafeInteger(least) ? Math.max(MAX_BUFFERED, least) : Infinity,
+    { min: Math.min(least, Number.MAX_SAFE_INTEGER), max: Infinity },
+  );
+  return maxBuffered === Infinity
+    ? undefined
+    : new Budget({ maxBuffered, maxFrameLength, readTimeout });
 }
 
 /** Puts the observers of requests around a handler, if there are any. */
@@ -791,7 +831,8 @@ class RunningServer implements Server {
   constructor(options: ServeOptions, handler: Handler) {
     this.#options = serverSettings(options);
     const { proxyProtocol } = this.#options;
-    this.#settings = connectionSettings(handler, options, proxyProtocol);
+    const settings = connectionSettings(handler, options, proxyProtocol);
+    this.#settings = { ...settings, budget: budgetOption(options, settings) };
     const signal = signalOption(options);
     const { onListen } = options;
     functionOption({ onListen }, "onListen");
@@ -885,7 +926,7 @@ class RunningServer implements Server {
     for (let i = 0; i < MAX_DRAIN_TURNS && quiet < QUIET_TURNS; i++) {
       if (this.#state === "closed") return;
       const before = seen();
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await nextTurn();
       quiet = seen() === before ? quiet + 1 : 0;
     }
   }

@@ -177,7 +177,7 @@ Deno.test("A client is served at once behind hundreds that were reset in the que
   await using server = serve({ onError: () => assert(false) }, echo);
   const { port } = server.addr as Deno.NetAddr;
   // This thread stands still meanwhile, and the system queues them all.
-  const { success } = new Deno.Command("deno", {
+  const { success, stderr } = new Deno.Command("deno", {
     args: [
       "eval",
       `import { connect } from "node:net";
@@ -186,7 +186,7 @@ Deno.test("A client is served at once behind hundreds that were reset in the que
       }`,
     ],
   }).outputSync();
-  assert(success);
+  assert(success, new TextDecoder().decode(stderr));
   const start = performance.now();
   using peer = await Peer.connect(server);
   assertEquals(await peer.ask(1), Uint8Array.of(1));
@@ -210,7 +210,7 @@ Deno.test("Acceptor.drainQueue() resolves once all who were in the queue are acc
     acceptorEnded: () => ended.resolve(),
   });
   acceptor.start();
-  const { success } = new Deno.Command("deno", {
+  const { success, stderr } = new Deno.Command("deno", {
     args: [
       "eval",
       `await Promise.all(Array.from({ length: 300 }, async () => {
@@ -219,7 +219,7 @@ Deno.test("Acceptor.drainQueue() resolves once all who were in the queue are acc
       }));`,
     ],
   }).outputSync();
-  assert(success);
+  assert(success, new TextDecoder().decode(stderr));
   await acceptor.drainQueue();
   acceptor.stop();
   assertEquals(admitted.length, 300);

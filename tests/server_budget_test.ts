@@ -4,8 +4,9 @@ import { Budget, Share, type ShareOwner } from "../_budget.ts";
 
 const MIB = 1024 * 1024;
 
-/** 16 MiB, of which 4 are for turns, 6 for strangers and 12 for the known; a
- * frame of 4 MiB must move 4 MiB a second, and may be silent for 250 ms. */
+/** 16 MiB, of which 4 are for turns, 6 for strangers, 9 for the known and 12 for
+ * regulars; a
+ * frame of 4 MiB must move 4 MiB a second, and may be silent for 400 ms. */
 const LIMITS = {
   maxBuffered: 16 * MIB,
   maxFrameLength: 4 * MIB,
@@ -70,8 +71,8 @@ function leaveAll(budget: Budget, holders: Holder[]): void {
   assertEquals([budget.used, budget.waiting], [0, 0]);
 }
 
-Deno.test("Strangers get less than the known, and whoever finds no room gets a turn", () => {
-  const { budget, holders } = setup(6);
+Deno.test("Strangers get less than the known, these less than regulars, and whoever finds no room gets a turn", () => {
+  const { budget, holders } = setup(8);
   const [a, b, c, d, known] = holders as [
     Holder,
     Holder,
@@ -85,11 +86,13 @@ Deno.test("Strangers get less than the known, and whoever finds no room gets a t
   assert(c.ask(1));
   assertEquals(c.share.turn, 4 * MIB);
   assert(!d.ask(1));
-  assert(known.ask(4 * MIB, 4 * MIB));
+  assert(known.ask(3 * MIB, 3 * MIB));
   // Who has moved less than it wants to hold is a stranger.
   assert(!holders[5]!.ask(2 * MIB, MIB));
-  assertEquals(budget.used, 14 * MIB);
-  assertEquals(budget.waiting, 2);
+  assert(!holders[6]!.ask(2 * MIB, 31 * MIB));
+  assert(holders[7]!.ask(2 * MIB, 32 * MIB));
+  assertEquals(budget.used, 15 * MIB);
+  assertEquals(budget.waiting, 3);
   leaveAll(budget, holders);
 });
 
@@ -112,7 +115,7 @@ Deno.test("Room goes to those who wait as it becomes free, and the most is never
   assert(grants > 0);
 });
 
-Deno.test("Turns go to the one that has waited longest and to the last that came, alternately", () => {
+Deno.test("Turns go to those who came last, and each fourth to who has waited longest", () => {
   const { budget, holders } = setup(10);
   const [full, ...line] = holders as [Holder, ...Holder[]];
   // Responses may use up everything that is in common.
@@ -124,7 +127,35 @@ Deno.test("Turns go to the one that has waited longest and to the last that came
     order.push(at);
     budget.leave(line[at]!.share);
   }
-  assertEquals(order, [0, 8, 1, 7, 2, 6, 3, 5, 4]);
+  assertEquals(order, [0, 8, 7, 6, 1, 5, 4, 3, 2]);
+  leaveAll(budget, holders);
+});
+
+Deno.test("What was begun comes first when there is room, and has turns of its own", () => {
+  const { budget, holders } = setup(12);
+  const [begun, full, turn, ...fresh] = holders as [Holder, Holder, Holder];
+  assert(begun.ask(MIB));
+  assert(full.ask(5 * MIB));
+  assert(turn.ask(MIB));
+  const late = holders.at(-1)!;
+  for (const holder of fresh as Holder[]) {
+    if (holder !== late) assert(!holder.ask(MIB));
+  }
+  assert(!begun.ask(3 * MIB));
+  // There is room for one that is fresh, and not yet for what was begun.
+  budget.hold(full.share, 4 * MIB);
+  assertEquals(holders.map(({ grants }) => grants).indexOf(1), -1);
+  budget.hold(full.share, 3 * MIB);
+  assertEquals(begun.grants, 1);
+  assert(!begun.ask(4 * MIB));
+  assert(!late.ask(MIB));
+  budget.leave(turn.share);
+  assertEquals(begun.grants, 2);
+  // What it held has left the part for strangers: there is room for three.
+  assertEquals(
+    holders.flatMap(({ grants }, i) => i > 2 && grants > 0 ? [i] : []),
+    [3, 10, 11],
+  );
   leaveAll(budget, holders);
 });
 
@@ -142,9 +173,9 @@ Deno.test("Who holds memory and is silent is cut once others wait, and nobody be
   assertEquals(silent.error, undefined);
   assert(turn.ask(MIB));
   assert(!waiting.ask(MIB));
-  look(200);
+  look(400);
   assertEquals([silent.error, waiting.grants], [undefined, 0]);
-  look(150);
+  look(100);
   assertEquals([silent.error?.name, waiting.grants], ["TimedOut", 1]);
   // No more than it takes.
   assertEquals([other.error, turn.error], [undefined, undefined]);
@@ -201,7 +232,7 @@ Deno.test("Who cannot move because of us, or waits itself, is not judged", () =>
   look(60_000);
   for (const { error } of holders) assertEquals(error, undefined);
   budget.resume(paused.share);
-  look(350);
+  look(500);
   assertEquals(paused.error?.name, "TimedOut");
   assertEquals([waiting.grants, other.grants], [1, 1]);
   leaveAll(budget, holders);
@@ -217,14 +248,14 @@ Deno.test("A thousand that stop sending do not keep a newcomer waiting for a tho
       if (newcomer.ask(bytes)) continue;
       for (; newcomer.waiting; waited += 50) look(50);
     }
-    // One turn may be the oldest's, and the next is the newcomer's.
+    // Other turns are the oldest's, and the next is the newcomer's.
     assertLessOrEqual(waited, 1000);
     assertEquals(newcomer.error, undefined);
     budget.leave(newcomer.share);
   }
   const cut = () => holders.filter(({ error }) => error !== undefined).length;
   for (let i = 0; i < 1000 && cut() < 990; i++) {
-    look(350);
+    look(500);
     assertLessOrEqual(budget.used, LIMITS.maxBuffered);
   }
   assert(cut() >= 990);
@@ -247,8 +278,9 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
   const { budget, holders } = setup(4);
   const [full, ...others] = holders as [Holder, Holder, Holder, Holder];
   const [a, b, known] = others as [Holder, Holder, Holder];
+  const nothing = new Share(full, "in");
   const begin = ({ share }: Holder, worth = 0) =>
-    budget.askToBegin(share, worth, 4 * MIB, worth);
+    budget.askToBegin(share, nothing, worth, worth);
   assert(budget.calm);
   assert(begin(a));
   budget.hold(full.share, 6 * MIB);
@@ -262,9 +294,16 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
   assertEquals(budget.used, 10 * MIB);
   budget.endTurn(a.share);
   assertEquals([b.grants, b.share.turn], [1, 4 * MIB]);
-  assert(!budget.usedUp);
-  budget.hold(full.share, 13 * MIB);
-  assert(budget.usedUp);
+  const small = [0, 64 * 1024];
+  budget.hold(full.share, 5 * MIB);
+  assertEquals(small.map((worth) => budget.mayBeginSmall(worth)), [true, true]);
+  budget.hold(full.share, 9 * MIB);
+  assertEquals(small.map((worth) => budget.mayBeginSmall(worth)), [
+    false,
+    true,
+  ]);
+  budget.hold(full.share, 16 * MIB);
+  assert(!small.some((worth) => budget.mayBeginSmall(worth)));
   leaveAll(budget, holders);
 });
 
