@@ -219,7 +219,10 @@ export class ClientConnection {
   #onClosed: (() => void) | undefined;
   /** Nothing more can be sent, and the reader has so long to meet the end. */
   #writeFailed = false;
-  /** Its writing side is closed, and what comes is thrown away. */
+  /** What comes is thrown away: it is to end, once the server has what was taken
+   * for it. */
+  #discarding = false;
+  /** Its writing side is closed. */
   #lingering = false;
   #timer: Timer | undefined;
 
@@ -374,7 +377,7 @@ export class ClientConnection {
         () => this.destroy(new Error("A request was answered, not taken")),
         SETTLE_TIMEOUT,
       );
-    } else if (this.#onClosed !== undefined) {
+    } else if (this.#onClosed !== undefined || this.#discarding) {
       this.#finish();
     } else {
       this.#owner.release(this);
@@ -394,7 +397,7 @@ export class ClientConnection {
         const n = await this.#transport.read(this.#decoder.space());
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
-        if (this.#lingering) continue;
+        if (this.#discarding) continue;
         this.#decoder.advance(n);
         this.#received();
       }
@@ -407,12 +410,17 @@ export class ClientConnection {
   async #takeOver({ bytes, pending }: ReadBefore): Promise<void> {
     if (bytes.length > 0) {
       this.#decoder.push(bytes);
+      // Whoever dialled is to have the connection before it ends for what it has
+      // read: then a server that always says too much costs each of them a
+      // failure, and is not dialled on and on.
+      await null;
+      if (this.#dead) return;
       this.#received();
     }
     if (pending === undefined) return;
     const chunk = await pending;
     if (chunk === null) throw ended();
-    if (this.#lingering || this.#dead) return;
+    if (this.#discarding || this.#dead) return;
     this.#decoder.push(chunk);
     this.#received();
   }
@@ -429,7 +437,7 @@ export class ClientConnection {
     ) {
       this.#respond(frame);
       // A callback may have closed it.
-      if (this.#dead || this.#lingering) return;
+      if (this.#dead || this.#discarding) return;
     }
     if (
       this.#decoder.buffered > 0 && !this.#matching.expects(this.#offered)
@@ -476,9 +484,12 @@ export class ClientConnection {
       "InvalidData",
       "Server sent what was not asked for",
     );
-    if (this.load > 0 || !this.#mayLinger()) return this.destroy(cause);
-    this.#linger();
-    this.#owner.connectionClosed(this);
+    let notifications = 0;
+    for (const _ of this.#notifications) notifications++;
+    if (this.load > notifications) return this.destroy(cause);
+    this.usable = false;
+    this.#discarding = true;
+    this.#loadFell();
   }
 
   // Writing.
@@ -639,8 +650,9 @@ export class ClientConnection {
   /** Closes it: nothing is in flight. */
   #finish(): void {
     if (this.#lingering) return;
-    if (this.#mayLinger() && !this.pinging) this.#linger();
-    else this.destroy(undefined);
+    if (!this.#mayLinger() || this.pinging) return this.destroy(undefined);
+    this.#linger();
+    this.#owner.connectionClosed(this);
   }
 
   /** Whether closing it might destroy what the transport has taken: a reset for
@@ -653,7 +665,7 @@ export class ClientConnection {
   /** Closes the writing side, and throws away what comes, to the server's end. */
   async #linger(): Promise<void> {
     this.usable = false;
-    this.#lingering = true;
+    this.#lingering = this.#discarding = true;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.destroy(undefined), LINGER_TIMEOUT);
     // The process is to live on until it has arrived.
@@ -680,8 +692,10 @@ export class ClientConnection {
     this.#owner.connectionClosed(this);
     this.#onClosed?.();
     this.#endLook?.();
+    const writing = this.load > 0 && this.#flushing;
     // What a goaway vouches for does not depend on a write's fate.
-    if (this.load > 0 && this.#flushing && !this.goneAway) {
+    if (this.goneAway) this.#refuseRequests(cause);
+    if (writing && this.load > 0) {
       // Closing settles the write under way, and its outcome decides what the
       // server can have seen.
       const timer = setTimeout(() => this.#afterWrite?.(), SETTLE_TIMEOUT);
@@ -696,41 +710,70 @@ export class ClientConnection {
     if (!this.#flushing) this.#wake?.();
   }
 
+  /** Gives back the requests that the server will not handle: all but the
+   * notifications of which a part was offered to a write. */
+  #refuseRequests(cause: unknown): void {
+    const requests = this.#takeAwaited([
+      this.#matching.requests(),
+      this.#unsent,
+    ]);
+    this.#matching.clear();
+    this.#unsent.clear();
+    this.load = 0;
+    for (const _ of this.#notifications) this.load++;
+    this.#awaited = this.load;
+    for (const request of requests) {
+      if (request.kind === "ping") request.reject(cause);
+      else this.#owner.requestRefused(request);
+    }
+  }
+
   #failRequests(cause: unknown): void {
     // Part of a frame is part of a response.
     const begun = this.#decoder.buffered > 0 || cause instanceof FrameError;
-    const requests: { request: PendingRequest; answered: boolean }[] = [];
-    for (
-      const queue of [
-        this.#matching.requests(),
-        this.#notifications,
-        this.#unsent,
-      ]
-    ) {
-      for (const request of queue) {
-        if (request.connection !== this) continue;
-        const answered = begun && this.#matching.mayBeAnswered(request);
-        requests.push({ request, answered });
+    const answered = new Set<PendingRequest>();
+    if (begun) {
+      for (const request of this.#matching.requests()) {
+        if (this.#matching.mayBeAnswered(request)) answered.add(request);
       }
     }
+    const requests = this.#takeAwaited([
+      this.#matching.requests(),
+      this.#notifications,
+      this.#unsent,
+    ]);
     this.#matching.clear();
     this.#notifications.clear();
     this.#unsent.clear();
     this.load = this.#awaited = 0;
-    for (const { request, answered } of requests) {
-      request.connection = undefined;
+    for (const request of requests) {
       const sent = request.end >= 0 && request.end <= this.#offered;
       if (request.kind === "ping") {
         request.reject(cause);
-      } else if (this.goneAway && (request.kind === "send" || !sent)) {
+      } else if (this.goneAway && !sent) {
         this.#owner.requestRefused(request);
       } else {
         const harmless = !sent ||
-          (request.idempotent && request.kind === "send" && !answered);
+          (request.idempotent && request.kind === "send" &&
+            !answered.has(request));
         request.sent ||= sent;
         this.#owner.requestLost(request, cause, this.#reused && harmless);
       }
     }
+  }
+
+  /** Takes off the connection those that are still waited for: before any of
+   * them is told, since they may be sent again. */
+  #takeAwaited(queues: Iterable<PendingRequest>[]): PendingRequest[] {
+    const requests: PendingRequest[] = [];
+    for (const queue of queues) {
+      for (const request of queue) {
+        if (request.connection !== this) continue;
+        request.connection = undefined;
+        requests.push(request);
+      }
+    }
+    return requests;
   }
 }
 

@@ -1,10 +1,14 @@
 // How one connection is made: TCP, TLS, a Unix socket or what the user's own
 // `connect` gives, and the options of the socket.
 //
-// Knows: what the runtime offers for that, and its gaps: not every step can be
-// cancelled. Must not know: how long it may take, and what is spoken over it.
+// Knows: what the runtime offers for that: Deno's own sockets, or those of
+// `node:net` in Node and Bun, and `node:tls` over either. Must not know: how long
+// it may take, and what is spoken over it.
 
 import type { Transport } from "./codec.ts";
+import { isDeno } from "./_node.ts";
+import { connectNode } from "./_node_listen.ts";
+import { addressesOf, NodeSocket } from "./_node_socket.ts";
 import {
   booleanOption,
   functionOption,
@@ -14,6 +18,7 @@ import {
   stringOption,
   stringsOption,
 } from "./_options.ts";
+import { type Carrier, type ClientTlsOptions, TlsClient } from "./_tls.ts";
 
 /** What of a client's options says where to connect to, and how. */
 interface TargetOptions {
@@ -21,16 +26,9 @@ interface TargetOptions {
   readonly port?: number;
   readonly path?: string;
   readonly connect?: Connect;
-  readonly tls?: boolean | TlsOptions;
+  readonly tls?: boolean | ClientTlsOptions;
   readonly noDelay?: boolean;
   readonly keepAlive?: boolean;
-}
-
-interface TlsOptions {
-  readonly caCerts?: string[];
-  readonly cert?: string;
-  readonly key?: string;
-  readonly alpnProtocols?: string[];
 }
 
 /** The user's own way to make a connection. */
@@ -44,7 +42,7 @@ export interface Target {
     | { path: string }
     | { hostname: string; connect: Connect };
   /** Set if TLS is to be spoken. */
-  readonly tls: TlsOptions | undefined;
+  readonly tls: TlsClient | undefined;
   readonly noDelay: boolean;
   readonly keepAlive: boolean;
 }
@@ -84,13 +82,15 @@ export function targetOption(options: TargetOptions): Target {
   }
   return {
     address,
-    tls: settings,
+    tls: settings && !("path" in address)
+      ? new TlsClient(address.hostname, settings)
+      : undefined,
     noDelay: booleanOption(options, "noDelay", true),
     keepAlive: booleanOption(options, "keepAlive", true),
   };
 }
 
-function tlsOption(tls: TargetOptions["tls"]): TlsOptions | undefined {
+function tlsOption(tls: TargetOptions["tls"]): ClientTlsOptions | undefined {
   if (typeof tls === "boolean") return tls ? {} : undefined;
   if (tls === undefined) return undefined;
   objectOption({ tls }, "tls");
@@ -129,62 +129,59 @@ export async function connect(
   signal: AbortSignal,
 ): Promise<Transport> {
   signal.throwIfAborted();
-  const { address, tls } = target;
-  let transport: Transport;
-  if ("path" in address) {
-    transport = await Deno.connect({ transport: "unix", ...address });
-  } else if ("connect" in address) {
-    transport = await address.connect(signal);
-    checkTransport(transport);
-    if (signal.aborted) close(transport);
+  const { tls } = target;
+  const carrier = await reach(target, signal);
+  let transport: Transport | undefined;
+  const giveUp = () => close(transport ?? carrier);
+  try {
     signal.throwIfAborted();
-    transport = await secure(transport, target, address.hostname);
-  } else if (tls?.cert !== undefined && tls.key !== undefined) {
-    const { cert, key } = tls;
-    transport = await Deno.connectTls({ ...address, ...tls, cert, key });
-  } else {
-    const tcp = await Deno.connect({ ...address, signal });
-    transport = await secure(tcp, target, address.hostname);
-  }
-  if (signal.aborted) close(transport);
-  signal.throwIfAborted();
-  if (tls !== undefined) {
-    const giveUp = () => close(transport);
+    set(carrier, target);
+    if (tls === undefined) return transport = asTransport(carrier, target);
+    const secure = transport = tls.secure(carrier);
     signal.addEventListener("abort", giveUp);
-    try {
-      await (transport as Deno.TlsConn).handshake();
-    } catch (error) {
-      close(transport);
-      throw error;
-    } finally {
-      signal.removeEventListener("abort", giveUp);
-    }
+    await secure.handshake();
+    signal.throwIfAborted();
+    return secure;
+  } catch (error) {
+    giveUp();
+    throw signal.aborted ? signal.reason : error;
+  } finally {
+    signal.removeEventListener("abort", giveUp);
   }
-  return transport;
 }
 
-/** Sets the options of a TCP socket, and speaks TLS over it if that is asked. */
-async function secure(
-  transport: Transport,
-  { tls, noDelay, keepAlive }: Target,
-  hostname: string,
-): Promise<Transport> {
-  try {
-    // Only TCP has these, and only now: they throw while a write is under way.
-    const tcp = transport as Partial<Deno.TcpConn>;
-    if (noDelay) tcp.setNoDelay?.();
-    if (keepAlive) tcp.setKeepAlive?.();
-    if (tls === undefined) return transport;
-    const { caCerts, alpnProtocols } = tls;
-    return await Deno.startTls(transport as Deno.TcpConn, {
-      hostname,
-      ...(caCerts === undefined ? {} : { caCerts }),
-      ...(alpnProtocols === undefined ? {} : { alpnProtocols }),
-    });
-  } catch (error) {
-    close(transport);
-    throw error;
+/** Makes what TLS may be spoken over. */
+async function reach(
+  { address }: Target,
+  signal: AbortSignal,
+): Promise<Carrier> {
+  if ("connect" in address) {
+    const transport = await address.connect(signal);
+    checkTransport(transport);
+    return { transport };
   }
+  if (!isDeno()) return { socket: await connectNode(address, signal) };
+  const transport = "path" in address
+    ? await Deno.connect({ transport: "unix", ...address })
+    : await Deno.connect({ ...address, signal });
+  return { transport };
+}
+
+/** Sets the options of a TCP socket. Only TCP has these, and only now: they
+ * throw while a write is under way. */
+function set(carrier: Carrier, { noDelay, keepAlive }: Target): void {
+  const socket =
+    ("socket" in carrier ? carrier.socket : carrier.transport) as Partial<
+      Deno.TcpConn
+    >;
+  if (noDelay) socket.setNoDelay?.(true);
+  if (keepAlive) socket.setKeepAlive?.(true);
+}
+
+function asTransport(carrier: Carrier, { address }: Target): Transport {
+  if ("transport" in carrier) return carrier.transport;
+  const path = "path" in address ? address.path : undefined;
+  return new NodeSocket(carrier.socket, addressesOf(carrier.socket, path));
 }
 
 function checkTransport(value: unknown): asserts value is Transport {
@@ -199,10 +196,12 @@ function checkTransport(value: unknown): asserts value is Transport {
   }
 }
 
-/** Closes a transport, which may be closed already. */
-function close(transport: Transport): void {
+/** Closes what may be closed already. */
+function close(connection: Carrier | Transport): void {
   try {
-    transport.close();
+    if ("socket" in connection) connection.socket.destroy();
+    else if ("transport" in connection) connection.transport.close();
+    else connection.close();
   } catch {
     // Closed already, which is what is wanted.
   }

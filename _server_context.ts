@@ -4,9 +4,11 @@
 // ends. Must not know: how it is read and written.
 
 import type { TransportAddress } from "./codec.ts";
+import type { VerifiedCertificate } from "./_tls.ts";
 
 /** What a transport says of its two ends. */
 interface Ends {
+  readonly peerCertificate?: VerifiedCertificate | undefined;
   readonly remoteAddr?: TransportAddress;
   readonly localAddr?: TransportAddress;
 }
@@ -46,6 +48,10 @@ export class ConnectionContext {
 
   get localAddr(): TransportAddress {
     return this.#localAddr ?? this.#conn.localAddr ?? UNNAMED;
+  }
+
+  get peerCertificate(): VerifiedCertificate | undefined {
+    return this.#conn.peerCertificate;
   }
 
   get signal(): AbortSignal {

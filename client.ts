@@ -626,7 +626,7 @@ export class Client implements AsyncDisposable {
       // A graceful end waits for what is in flight, and has limits of its own.
       releaseTimeout: 0,
       drainTimeout: 0,
-      ping: (connection, idle) =>
+      ping: (connection: ClientConnection, idle = 0) =>
         this.#inContext(() => this.#lookAt(connection, idle)),
       pingAfterIdle: this.#deadPeers.lookAfterIdle,
       pingTimeout: 0,

@@ -279,6 +279,18 @@ export class TruncatedFrameError extends FrameError {
  * length, or the payload is shorter than `lengthFieldOffset`, or the frame is
  * shorter than `initialBytesToStrip`, which its decoder would refuse.
  *
+ * @example The default layout
+ * ```ts
+ * import { encodeFrame } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const frame = encodeFrame(new TextEncoder().encode("hello"));
+ * assertEquals(
+ *   frame,
+ *   new Uint8Array([0, 0, 0, 0, 0, 0, 0, 5, 104, 101, 108, 108, 111]),
+ * );
+ * ```
+ *
  * @example PostgreSQL: a type byte, then four bytes that count themselves
  * ```ts
  * import { encodeFrame } from "@wirepool/net/codec";
@@ -320,6 +332,17 @@ export function encodeFrame(
  *   may share that memory with its neighbours (at most 64 KiB, or the chunk
  *   that was pushed): keeping one view keeps all of it alive. Take a `slice()`
  *   to keep little for long, or before transferring its buffer elsewhere.
+ *
+ * @example Push bytes, and take out what is whole
+ * ```ts
+ * import { encodeFrame, FrameDecoder } from "@wirepool/net/codec";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const decoder = new FrameDecoder();
+ * decoder.push(encodeFrame(new Uint8Array([1, 2, 3])));
+ * assertEquals(decoder.decode(), new Uint8Array([1, 2, 3]));
+ * assertEquals(decoder.decode(), null); // nothing more is whole
+ * ```
  *
  * @example Fill its room straight from a source
  * ```ts

@@ -10,10 +10,14 @@
  * ```
  *
  * - {@linkcode serve} answers frames with a handler.
- * - {@linkcode Client} sends requests over pooled, pipelined connections.
+ * - {@linkcode Client} sends requests over pooled connections: one at a time,
+ *   pipelined, or correlated by ids, so that none waits behind a slow one.
  * - {@linkcode Pool} lends any resource, not only connections.
- * - {@linkcode FrameDecoder} and {@linkcode FrameEncoder} turn bytes into
- *   frames and back, without I/O.
+ * - {@linkcode FrameReader} and {@linkcode FrameWriter} read and write frames
+ *   over a connection of your own, {@linkcode FrameDecoder} and
+ *   {@linkcode FrameEncoder} without I/O.
+ * - {@linkcode serveConnection} and {@linkcode transportPair} test a service
+ *   without sockets.
  *
  * Each module is also an entry point of its own: `./codec`, `./pool`,
  * `./server` and `./client`.
@@ -24,9 +28,8 @@
  * import { assertEquals } from "@std/assert";
  *
  * await using server = serve({ port: 0 }, (payload) => payload);
- * const { port } = server.addr as Deno.NetAddr;
  *
- * await using client = new Client({ port });
+ * await using client = new Client({ port: server.addr.port });
  * const response = await client.send(new Uint8Array([1, 2, 3]));
  * assertEquals(response, new Uint8Array([1, 2, 3]));
  * ```

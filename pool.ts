@@ -125,7 +125,7 @@ export interface PoolOptions<T> {
    */
   close?: (resource: T) => unknown;
   /** Tells whether an idle resource lives: `false`, a throw or a rejection means dead. */
-  ping?: (resource: T, idle: number) => unknown;
+  ping?: (resource: T) => unknown;
   /**
    * Readies a resource for its next borrower: called at its put, before it is
    * handed on or kept; may be async. `false`, a throw or a rejection means that it
@@ -509,6 +509,8 @@ export class Pool<T> implements AsyncDisposable {
   // state whole before, and look anew after at whatever it knew.
 
   readonly #close: ((resource: T) => unknown) | undefined;
+  /** It is also given how long the resource was idle, which a ping of the user's
+   * need not know, and the client's does. */
   readonly #ping: ((resource: T, idle: number) => unknown) | undefined;
   readonly #reset: ((resource: T) => unknown) | undefined;
   readonly #onError:
@@ -543,6 +545,8 @@ export class Pool<T> implements AsyncDisposable {
   /** Places taken. Counted before anything is awaited, corrected when it fails. */
   #open = 0;
   #closing = 0;
+  /** Of those closing, the places that failed calls of the factory still keep. */
+  #held = 0;
   #pinging = 0;
   #resetting = 0;
   /** The time of the step under way, if there are limits; 0 if there are none. A
@@ -1051,7 +1055,7 @@ export class Pool<T> implements AsyncDisposable {
       return Promise.reject(error);
     }
     const closed = this.#closed ?? this.#shut();
-    if (signal !== undefined && this.#open > 0) {
+    if (signal !== undefined && this.#open > this.#held) {
       const stop = () => {
         this.#rejectClosed(signal.reason);
         this.#unholdDrain();
@@ -1313,8 +1317,8 @@ export class Pool<T> implements AsyncDisposable {
   #outlived(entry: Entry<T>): boolean {
     if (this.#now >= entry.expiresAt || this.#leastIdle === 0) return true;
     const idle = entry.state === "idle";
-    const freshOthers = this.#fresh - (idle && !entry.aged ? 1 : 0);
-    if (freshOthers >= this.#leastIdle) return true;
+    const others = this.#idle.size - (idle ? 1 : 0);
+    if (others >= this.#leastIdle) return true;
     if (!entry.aged) {
       entry.aged = true;
       if (idle) {
@@ -1327,15 +1331,14 @@ export class Pool<T> implements AsyncDisposable {
       this.#open < this.#maxCap || this.#openings.size > 0 || this.#closing > 0
     ) return false;
     // It makes room itself, unless nobody would find anything then.
-    return this.#idle.size > (idle ? 1 : 0) || this.#line.size > 0;
+    return others > 0 || this.#line.size > 0;
   }
 
-  /** Closes those whose replacements stand; one at least if it is in the way of
-   * its replacement. Calls back. */
+  /** Closes those whose replacements stand, one for each, which makes room for the
+   * next replacement; and `inTheWay` one that leaves no room for its own. Calls
+   * back. */
   #closeReplaced(inTheWay: boolean): void {
-    while (
-      inTheWay || this.#fresh >= this.#leastIdle
-    ) {
+    while (inTheWay || this.#idle.size > this.#leastIdle) {
       const [aged] = this.#aged;
       if (aged === undefined) return;
       this.#retire(aged, "maxLifetime");
@@ -1457,12 +1460,7 @@ export class Pool<T> implements AsyncDisposable {
   #openFailed(error: unknown, { initial }: Opening): void {
     const held = placeHeldUntil(error);
     if (held === undefined) this.#open--;
-    else {
-      held.then(() => {
-        this.#open--;
-        this.#placeFreed();
-      });
-    }
+    else this.#holdPlace(held);
     this.#openFailedCount++;
     this.#lastFailure = { error };
     // Each failure costs something, so that none can spin: a waiter who has nothing
@@ -1475,6 +1473,19 @@ export class Pool<T> implements AsyncDisposable {
     if (initial && this.#opener !== undefined) this.#opener.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#report(error, "factory");
+  }
+
+  /** Counts a place as being closed that a failed call still keeps. Who closes the
+   * pool does not wait for it. */
+  #holdPlace(until: Promise<void>): void {
+    this.#closing++;
+    this.#held++;
+    until.then(() => {
+      this.#closing--;
+      this.#held--;
+      this.#open--;
+      this.#placeFreed();
+    });
   }
 
   /** Closes what came after its call was cut, and its place given away. Calls
@@ -1699,7 +1710,7 @@ export class Pool<T> implements AsyncDisposable {
   #placeFreed(): void {
     if (this.#open < 0) bug("fewer than no places taken");
     this.#serve();
-    if (this.#open > 0) return;
+    if (this.#open > this.#held) return;
     this.#reaper.stop();
     this.#clock.stop();
     if (this.#closed === undefined) return;
@@ -1729,7 +1740,7 @@ export class Pool<T> implements AsyncDisposable {
       }
     }
     this.#openings.abort(error);
-    if (this.#open > 0) {
+    if (this.#open > this.#held) {
       if (isBounded(this.#drainTimeout)) {
         this.#drainTimer = startTimer(() => this.#drain(), this.#drainTimeout);
       }
@@ -1763,7 +1774,8 @@ export class Pool<T> implements AsyncDisposable {
   #startReaper(): void {
     const idle = this.#closed === undefined ? this.#idle.size : 0;
     if (
-      (this.#leaks.enabled && this.#inUse() > 0) ||
+      (this.#leaks.enabled &&
+        this.#inUse() > this.#pinging + this.#resetting) ||
       (idle > this.#leastIdle && this.#idleTimeout < Infinity) ||
       (idle > 0 && (this.#maxLifetime < Infinity || this.#pingInterval > 0))
     ) this.#reaper.start(this.#now, this.#nextAging());

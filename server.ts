@@ -57,7 +57,7 @@ import { callDetached, ignore } from "./_callbacks.ts";
 import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
 import { goawayOption } from "./_goaway.ts";
-import { listen, prepare } from "./_listen.ts";
+import { listen, type Listener, prepare } from "./_listen.ts";
 import {
   booleanOption,
   checkFunction,
@@ -168,6 +168,9 @@ export interface HandlerContext<State = unknown> {
   readonly remoteAddr: TransportAddress;
   /** This side's address; likewise. */
   readonly localAddr: TransportAddress;
+  /** The certificate that the peer has shown and the handshake has verified,
+   * where the server asks for one: see {@linkcode ServeOptions.caCerts}. */
+  readonly peerCertificate: PeerCertificate | undefined;
   /** Aborts when the connection or the server goes, and as soon as the peer
    * ends its stream, behind which nothing tells one that has gone from one that
    * has only closed its writing side. Who returns a response all the same has
@@ -193,6 +196,27 @@ export interface HandlerContext<State = unknown> {
   /** Ends the connection gracefully: it takes no more requests, and what was
    * taken is answered, this request included. */
   close(): void;
+}
+
+/** A certificate, verified. Names are written as OpenSSL writes them, one
+ * attribute a line: `CN=localhost`. */
+export interface PeerCertificate {
+  /** Whose certificate it is. */
+  readonly subject: string;
+  /** Who has signed it. */
+  readonly issuer: string;
+  /** Further names of whose it is, such as `DNS:example.com, IP Address:…`. */
+  readonly subjectAltName: string | undefined;
+  /** The number that the issuer has given it, in hexadecimal digits. */
+  readonly serialNumber: string;
+  /** SHA-256 of the certificate, as pairs of hexadecimal digits and colons. */
+  readonly fingerprint256: string;
+  /** When it begins to be valid. */
+  readonly validFrom: Date;
+  /** When it ceases to be. */
+  readonly validTo: Date;
+  /** The certificate itself, in DER format. */
+  readonly raw: Uint8Array;
 }
 
 /** Options of {@linkcode serveConnection}, and those of {@linkcode serve}
@@ -403,6 +427,14 @@ export interface ServeOptions<
   cert?: string;
   /** Private key in PEM format. */
   key?: string;
+  /**
+   * Authorities in PEM format: every client must show a certificate that one
+   * of them has signed, and {@linkcode HandlerContext.peerCertificate} tells
+   * it. Without one, or with another's, the connection is refused.
+   *
+   * @default {undefined} Clients are not asked who they are.
+   */
+  caCerts?: string[];
   /** Protocols offered in the TLS handshake. */
   alpnProtocols?: string[];
   /**
@@ -516,9 +548,17 @@ export interface Server<Addr extends TransportAddress = TransportAddress>
   close(): void;
   /** Makes the server keep the process alive, which is the default. */
   ref(): void;
-  /** Lets the process end although the server runs. With TLS it does not, as
-   * of Deno 2.9, whose TLS listeners keep the process alive in any case. */
+  /** Lets the process end although the server runs. */
   unref(): void;
+  /**
+   * Changes the certificate of a server that speaks TLS. Connections stay as
+   * they are; handshakes that begin from now on show the new one.
+   *
+   * @param certificate Certificate chain and private key in PEM format.
+   * @throws {TypeError} If the server does not speak TLS.
+   * @throws {Deno.errors.InvalidData} If it is not valid; the old one stays.
+   */
+  setCertificate(certificate: { cert: string; key: string }): void;
   /** A snapshot of the figures. */
   stats(): ServerStats;
   /** Ends gracefully, as {@linkcode Server.shutdown}. */
@@ -775,6 +815,7 @@ class RunningServer implements Server {
   readonly finished: Promise<void>;
   readonly #settings: ConnectionSettings;
   readonly #options: ServerSettings;
+  readonly #listener: Listener;
   readonly #acceptor: Acceptor;
   readonly #connections: ConnectionSet<ServerConnection>;
   readonly #stats = newStats();
@@ -798,6 +839,7 @@ class RunningServer implements Server {
     this.#connections = connectionSet(this.#settings);
     this.finished = new Promise((resolve) => this.#resolveFinished = resolve);
     const listener = listenerOption(options) ?? listen(options);
+    this.#listener = listener;
     this.addr = listener.addr;
     try {
       onListen?.(this.addr);
@@ -837,6 +879,21 @@ class RunningServer implements Server {
 
   unref(): void {
     this.#setRef(false);
+  }
+
+  setCertificate(certificate: { cert: string; key: string }): void {
+    checkObject("Certificate", certificate);
+    for (const name of ["cert", "key"] as const) {
+      const pem: unknown = certificate[name];
+      if (typeof pem === "string") continue;
+      throw new TypeError(
+        `Option ${name} must be a string, received ${show(pem)}`,
+      );
+    }
+    if (this.#listener.setCertificate === undefined) {
+      throw new TypeError("A server without cert and key has no certificate");
+    }
+    this.#listener.setCertificate(certificate);
   }
 
   stats(): ServerStats {
@@ -970,6 +1027,7 @@ const ADDRESS_OPTIONS = [
   "port",
   "path",
   "cert",
+  "caCerts",
   "key",
   "alpnProtocols",
   "reusePort",

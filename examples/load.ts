@@ -15,6 +15,7 @@ const options = {
   maxFrameLength: 16 * 1024 * 1024,
   connections: 10,
   pipelining: 1,
+  ids: 0, // Width of the ids that both sides insert; 0 is none.
   rate: 0, // Requests per second; 0 is as many as are answered.
   duration: 10, // Seconds; Ctrl-C ends it sooner.
   text: "\0".repeat(64), // What to send.
@@ -26,13 +27,13 @@ for (const flag of flags) {
   const text = name === "byteOrder" || name === "text";
   Object.assign(options, { [name]: text ? value : Number(value) });
 }
-const { connections, pipelining, rate, text } = options;
+const { connections, pipelining, ids, rate, text } = options;
 const { hostname, port } = new URL(`tcp://${address}`);
 const server = { hostname, port: Number(port), maxCap: connections };
-await using client = new Client({ ...options as ClientOptions, ...server });
+const wire = ids > 0 ? { ...server, correlation: { length: ids } } : server;
+const client = new Client({ ...options, ...wire } as ClientOptions);
 const payload = new TextEncoder().encode(text);
 await client.send(payload); // What fails here would fail a million times.
-
 const FINE = 16; // Buckets to each doubling of the microseconds: 4 % apart.
 const buckets: number[] = Array(36 * FINE).fill(0);
 const outcomes: Record<string, number> & { answers: number } = { answers: 0 };
@@ -47,7 +48,7 @@ const timer = setInterval(() => {
 console.log(`Loading ${address}`);
 await Promise.all(Array.from({ length: connections * pipelining }, caller));
 clearInterval(timer);
-
+await client.close();
 const { answers } = outcomes;
 console.log(outcomes, `${Math.round(answers / seconds())} answers/s`);
 const edge = (i: number) => `${(2 ** (i / FINE) / 1_000).toPrecision(3)} ms`;

@@ -13,6 +13,7 @@ import {
   transportPair,
 } from "../codec.ts";
 import { ascii, textOf } from "./bytes_support.ts";
+import { immediate } from "./promise_support.ts";
 
 /** A request as it arrived. */
 export interface Arrived {
@@ -43,6 +44,9 @@ export class MemoryPeer {
   readonly #wire: Wire;
   readonly #queue: Arrived[] = [];
   #waiting: (() => void) | undefined;
+  #paused = false;
+  /** It ends its own side when the client has ended its. */
+  endsBack = true;
   /** Every request that has come. */
   readonly requests: Arrived[] = [];
   /** The client has closed its writing side, or all of it. */
@@ -65,6 +69,7 @@ export class MemoryPeer {
   async #read(): Promise<void> {
     try {
       for (;;) {
+        while (this.#paused) await immediate();
         const n = await this.#transport.read(this.#decoder.space());
         if (n === null) break;
         this.#decoder.advance(n);
@@ -80,7 +85,18 @@ export class MemoryPeer {
       // It was closed.
     }
     this.ended = true;
+    if (this.endsBack) this.end();
     this.#waiting?.();
+  }
+
+  /** Reads no more. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  /** Reads on. */
+  resume(): void {
+    this.#paused = false;
   }
 
   /** The next request; it must come. */
@@ -159,7 +175,7 @@ export class MemoryServer {
   /** The connection dialled as the n-th, once there is one. */
   async peer(index: number): Promise<MemoryPeer> {
     while (this.peers.length <= index) {
-      await new Promise<void>((resolve) => setImmediate(resolve));
+      await immediate();
     }
     return this.peers[index]!;
   }

@@ -195,6 +195,24 @@ Deno.test("load.ts keeps to its rate, and counts from when a request was due", a
   assertGreater(late, 5);
 });
 
+Deno.test("load.ts has ids inserted where it is told", async () => {
+  await using server = serve(
+    { correlation: { length: 2 } },
+    (payload) => payload,
+  );
+  await using load = startExample("load.ts", [
+    `127.0.0.1:${server.addr.port}`,
+    "--ids=2",
+    "--connections=1",
+    "--pipelining=8",
+    "--duration=0.3",
+  ]);
+  const output = await load.succeeds();
+  const answers = Number(/\{ answers: (\d+) \}/.exec(output)![1]);
+  assertGreater(answers, 0);
+  assertEquals(server.stats().requests, answers + 1);
+});
+
 Deno.test("load.ts refuses an option that it does not know", async () => {
   await using load = startExample("load.ts", ["127.0.0.1:1", "--conections=1"]);
   await load.says(/No option --conections=1/);

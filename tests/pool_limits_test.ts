@@ -4,10 +4,13 @@ import {
   assert,
   assertEquals,
   assertGreater,
+  assertGreaterOrEqual,
   assertLess,
+  assertLessOrEqual,
   assertStrictEquals,
 } from "@std/assert";
-import { Rig, watch } from "./pool_support.ts";
+import type { PoolOptions } from "../pool.ts";
+import { type Resource, Rig, watch } from "./pool_support.ts";
 import { settle } from "./time_support.ts";
 
 Deno.test("Pool hands over nothing that has outlived its lifetime", async () => {
@@ -208,4 +211,140 @@ Deno.test("Pool counts idle time from the put, also after a long borrow", async 
   rig.pool.put(a!);
   await rig.clock.tick(999);
   assertStrictEquals(rig.pool.tryGet(), a);
+});
+
+// ---- Replacement before retirement -------------------------------------------
+
+/** A pool whose factory takes its time, and its clock. */
+function slowlyOpening(
+  options: Partial<PoolOptions<Resource>>,
+  opening = 20,
+): Rig {
+  let id = 0;
+  return new Rig({
+    factory: async () => {
+      const resource = { id: ++id };
+      await new Promise<void>((resolve) => setTimeout(resolve, opening));
+      return resource;
+    },
+    ...options,
+  });
+}
+
+Deno.test("Pool that nobody uses is never found empty because of maxLifetime", async () => {
+  for (const minIdle of [1, 2, 3]) {
+    // Where three of them end together, each replacement waits for the one before.
+    using rig = slowlyOpening({ minIdle, maxCap: 4, maxLifetime: 1000 }, 10);
+    await rig.clock.tick(10);
+    for (let i = 0; i < 1000; i++) {
+      await rig.clock.tick(7);
+      assertGreaterOrEqual(rig.pool.stats().idle, minIdle);
+    }
+    const { maxLifetimeClosed } = rig.pool.stats();
+    assertGreaterOrEqual(maxLifetimeClosed, 6 * minIdle);
+    assertLessOrEqual(maxLifetimeClosed, 8 * minIdle);
+  }
+});
+
+Deno.test("Pool lends an old resource until its replacement stands, and never after maxLifetime", async () => {
+  using rig = slowlyOpening({ minIdle: 1, maxCap: 2, maxLifetime: 1000 }, 200);
+  await rig.clock.tick(200);
+  await rig.clock.tick(970);
+  // Its replacement is on its way.
+  assertEquals(rig.now, "open 2 idle 1 inUse 0 opening 1 waiting 0");
+  const old = rig.pool.tryGet();
+  assertEquals(old?.id, 1);
+  rig.pool.put(old!);
+  assertEquals(rig.closed, []);
+  await rig.clock.tick(31);
+  assertStrictEquals(rig.pool.tryGet(), undefined);
+  assertEquals(rig.closed.map(({ id }) => id), [1]);
+  await rig.clock.tick(200);
+  assertEquals(rig.pool.tryGet()?.id, 2);
+});
+
+Deno.test("Pool closes an old resource as soon as its replacement stands", async () => {
+  using rig = slowlyOpening({ minIdle: 1, maxCap: 2, maxLifetime: 1000 }, 1);
+  await rig.clock.tick(1);
+  await rig.clock.tick(890);
+  assertEquals(rig.closed, []);
+  await rig.clock.tick(70);
+  assertEquals(rig.closed.map(({ id }) => id), [1]);
+  assertEquals(rig.now, "open 1 idle 1 inUse 0 opening 0 waiting 0");
+});
+
+Deno.test("Pool closes an old resource at its put when minIdle does not miss it", async () => {
+  using rig = slowlyOpening({ minIdle: 1, maxCap: 3, maxLifetime: 1000 }, 10);
+  await rig.clock.tick(10);
+  const [a] = await rig.take(1);
+  await rig.clock.tick(490);
+  // One that is younger by half a lifetime.
+  rig.pool.evict((await rig.take(1))[0]!);
+  await rig.clock.tick(480);
+  rig.pool.put(a!);
+  assertEquals(rig.closed, [a!]);
+  assertEquals(rig.pool.stats().maxLifetimeClosed, 1);
+});
+
+Deno.test("Pool opens no replacement for what minIdle would not miss", async () => {
+  using rig = slowlyOpening({ minIdle: 1, maxCap: 4, maxLifetime: 1000 }, 10);
+  const taken = watch(rig.take(4));
+  await rig.clock.tick(100);
+  for (const resource of taken.value!) rig.pool.put(resource);
+  await rig.clock.tick(1200);
+  assertEquals(rig.closed.length, 4);
+  // One is, of the four.
+  assertEquals(rig.now, "open 1 idle 1 inUse 0 opening 0 waiting 0");
+  assertEquals(rig.pool.stats().openedCount, 5);
+});
+
+Deno.test("Pool replaces an old resource afterwards where maxCap leaves no room before", async () => {
+  using rig = slowlyOpening({ minIdle: 1, maxCap: 1, maxLifetime: 1000 }, 10);
+  await rig.clock.tick(10);
+  // The only one may be lent until the very end.
+  await rig.clock.tick(985);
+  assertEquals(rig.closed, []);
+  const [a] = await rig.take(1);
+  assertEquals(a?.id, 1);
+  rig.pool.put(a!);
+  await rig.clock.tick(500);
+  assertEquals(rig.closed, [a!]);
+  assertEquals(rig.now, "open 1 idle 1 inUse 0 opening 0 waiting 0");
+});
+
+Deno.test("Pool with maxIdle of minIdle keeps the replacement and closes the old resource", async () => {
+  using rig = slowlyOpening({
+    minIdle: 2,
+    maxIdle: 2,
+    maxCap: 4,
+    maxLifetime: 1000,
+  });
+  await rig.clock.tick(20);
+  await rig.clock.tick(1500);
+  assertEquals(rig.pool.stats().maxIdleClosed, 0);
+  assertEquals(rig.pool.stats().maxLifetimeClosed, 2);
+  assertEquals(rig.pool.stats().idle, 2);
+});
+
+Deno.test("Pool lends an old resource no longer when the factory fails to replace it", async () => {
+  let down = false;
+  let id = 0;
+  using rig = new Rig({
+    minIdle: 1,
+    maxLifetime: 1000,
+    factory: () => {
+      if (down) throw new Error("down");
+      return { id: ++id };
+    },
+  });
+  await settle();
+  down = true;
+  await rig.clock.tick(970);
+  assertEquals(rig.stats().idle, 1);
+  await rig.clock.tick(40);
+  assertStrictEquals(rig.pool.tryGet(), undefined);
+  assertEquals(rig.closed.length, 1);
+  down = false;
+  await rig.clock.tick(1000);
+  assertEquals(rig.stats().idle, 1);
 });

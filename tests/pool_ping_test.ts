@@ -137,3 +137,239 @@ Deno.test("A ping that hangs for a caller who has left holds up nobody while ano
   await settle();
   assertStrictEquals(third.value, a);
 });
+
+Deno.test("Pool's pings may take 5 s by default", async () => {
+  using rig = new Rig({ ping: never });
+  const [a] = await rig.take(1);
+  rig.pool.put(a!);
+  const get = watch(rig.pool.get());
+  await rig.clock.tick(4_999);
+  assertEquals(get.state, "pending");
+  await rig.clock.tick(1);
+  assertEquals(get.value?.id, 2);
+});
+
+Deno.test("Pool sets no timer for a ping that answers at once", async () => {
+  using rig = new Rig({ ping: () => true });
+  const [a] = await rig.take(1);
+  rig.pool.put(a!);
+  const before = rig.clock.sets;
+  assertStrictEquals(await rig.pool.get(), a);
+  assertEquals(rig.clock.sets, before);
+});
+
+// ---- In the background -------------------------------------------------------
+
+Deno.test("Pool's reaper pings what has been idle for pingInterval, and again and again", async () => {
+  using rig = new Rig({ ping: () => true, pingInterval: 100, maxCap: 3 });
+  const taken = await rig.take(3);
+  for (const resource of taken.slice(0, 2)) rig.pool.put(resource);
+  assertEquals(rig.clock.held, 0);
+  await rig.clock.tick(99);
+  assertEquals(rig.pinged, []);
+  await rig.clock.tick(1);
+  assertEquals(rig.pinged, taken.slice(0, 2));
+  assertEquals(rig.now, "open 3 idle 2 inUse 1 opening 0 waiting 0");
+  await rig.clock.tick(99);
+  assertEquals(rig.pinged.length, 2);
+  await rig.clock.tick(1);
+  assertEquals(rig.pinged.length, 4);
+  // Not what is borrowed, and nothing of an empty pool.
+  await rig.take(2);
+  rig.pinged.length = 0;
+  await rig.clock.tick(1000);
+  assertEquals(rig.pinged, []);
+  assertEquals(rig.clock.timers, 0);
+});
+
+Deno.test("Pool replaces what a background ping finds dead, before anybody asks", async () => {
+  const dead = new Set<number>();
+  using rig = new Rig({
+    ping: ({ id }) => !dead.has(id),
+    pingInterval: 100,
+    minIdle: 2,
+  });
+  await settle();
+  dead.add(1).add(2);
+  await rig.clock.tick(100);
+  assertEquals(rig.closed.map(({ id }) => id), [1, 2]);
+  assertEquals(rig.now, "open 2 idle 2 inUse 0 opening 0 waiting 0");
+  assertEquals(rig.stats().pingFailedCount, 2);
+  assertEquals(rig.stats().getCount, 0);
+});
+
+Deno.test("Pool opens nothing for minIdle while an idle resource is pinged", async () => {
+  const answer = Promise.withResolvers<boolean>();
+  using rig = new Rig({
+    ping: () => answer.promise,
+    pingInterval: 100,
+    minIdle: 1,
+  });
+  await rig.clock.tick(150);
+  assertEquals(rig.now, "open 1 idle 0 inUse 1 opening 0 waiting 0");
+  answer.resolve(true);
+  await settle();
+  assertEquals(rig.now, "open 1 idle 1 inUse 0 opening 0 waiting 0");
+});
+
+Deno.test("Pool pings at most a quarter of what is idle at a time, in one pass at a time", async () => {
+  for (const [idle, most] of [[1, 1], [4, 1], [8, 2], [20, 5]] as const) {
+    let now = 0;
+    let highest = 0;
+    using rig = new Rig({
+      ping: async () => {
+        highest = Math.max(highest, ++now);
+        await new Promise<void>((resolve) => setTimeout(resolve, 40));
+        now--;
+        return true;
+      },
+      pingInterval: 50,
+      maxCap: idle,
+      initialCap: idle,
+    });
+    await rig.clock.tick(50);
+    await rig.clock.tick(400);
+    assertEquals(highest, most);
+    // Nobody is left out.
+    assertEquals(new Set(rig.pinged).size, idle);
+  }
+});
+
+Deno.test("A background ping counts for pingAfterIdle, not for idleTimeout nor for the order", async () => {
+  for (const idleOrder of ["lifo", "fifo"] as const) {
+    using rig = new Rig({
+      ping: () => true,
+      pingInterval: 100,
+      pingAfterIdle: 100,
+      idleTimeout: 1000,
+      reapInterval: 10,
+      idleOrder,
+    });
+    const taken = await rig.take(3);
+    for (const resource of taken) {
+      rig.pool.put(resource);
+      await rig.clock.tick(20);
+    }
+    await rig.clock.tick(135);
+    assertEquals(rig.pinged.length, 3);
+    rig.pinged.length = 0;
+    const order = (await rig.take(3)).map(({ id }) => id);
+    assertEquals(order, idleOrder === "lifo" ? [3, 2, 1] : [1, 2, 3]);
+    assertEquals(rig.pinged, []);
+    for (const resource of taken) rig.pool.put(resource);
+    await rig.clock.tick(995);
+    assertEquals(rig.closed, []);
+    await rig.clock.tick(10);
+    assertEquals(rig.closed.length, 3);
+    assertEquals(rig.stats().idleTimeoutClosed, 3);
+  }
+});
+
+Deno.test("Pool gives a resource back its place after a ping that nobody waited for any more", async () => {
+  for (const idleOrder of ["lifo", "fifo"] as const) {
+    const answers: PromiseWithResolvers<boolean>[] = [];
+    using rig = new Rig({
+      ping: () => {
+        const answer = Promise.withResolvers<boolean>();
+        answers.push(answer);
+        return answer.promise;
+      },
+      pingAfterIdle: 50,
+      maxCap: 5,
+      idleOrder,
+    });
+    const taken = await rig.take(5);
+    for (const resource of taken) rig.pool.put(resource);
+    await rig.clock.tick(50);
+    const gone = new AbortController();
+    const gets = taken.slice(1).map(() =>
+      watch(rig.pool.get({ signal: gone.signal }))
+    );
+    await settle();
+    gone.abort();
+    await settle();
+    assertEquals(states(gets), "jjjj");
+    // In an order of their own.
+    for (const i of [2, 0, 3, 1]) {
+      answers[i]!.resolve(true);
+      await settle();
+    }
+    await rig.clock.tick(40);
+    const order = (await rig.take(4)).map(({ id }) => id);
+    assertEquals(order, idleOrder === "lifo" ? [5, 4, 3, 2] : [1, 2, 3, 4]);
+  }
+});
+
+Deno.test("A background ping that hangs holds up nobody while something else is idle", async () => {
+  using rig = new Rig({
+    ping: ({ id }) => id === 1 ? never() : true,
+    pingInterval: 100,
+    pingAfterIdle: 100,
+    pingTimeout: 1000,
+    maxCap: 2,
+    idleOrder: "fifo",
+  });
+  const [a, b] = await rig.take(2);
+  rig.pool.put(a!);
+  await rig.clock.tick(50);
+  rig.pool.put(b!);
+  await rig.clock.tick(50);
+  assertEquals(rig.pinged, [a!]);
+  await rig.clock.tick(60);
+  // Due for a ping itself.
+  const get = watch(rig.pool.get());
+  await settle();
+  assertStrictEquals(get.value, b);
+});
+
+Deno.test("A background ping keeps the process alive only when somebody waits for it", async () => {
+  using rig = new Rig({ ping: never, pingInterval: 100, maxCap: 1 });
+  const [a] = await rig.take(1);
+  rig.pool.put(a!);
+  await rig.clock.tick(100);
+  assertEquals(rig.pinged, [a!]);
+  assertEquals(rig.clock.held, 0);
+  const get = watch(rig.pool.get());
+  assertEquals(rig.clock.held, 1);
+  await rig.clock.tick(5000);
+  assertEquals(get.value?.id, 2);
+  assertEquals(rig.clock.held, 0);
+});
+
+Deno.test("Pool closes what a background ping gives back after idleTimeout, rather than hand it over", async () => {
+  const answer = Promise.withResolvers<boolean>();
+  using rig = new Rig({
+    ping: () => answer.promise,
+    pingInterval: 100,
+    idleTimeout: 150,
+    maxCap: 1,
+  });
+  const [a] = await rig.take(1);
+  rig.pool.put(a!);
+  await rig.clock.tick(120);
+  const get = watch(rig.pool.get());
+  await rig.clock.tick(40);
+  answer.resolve(true);
+  await settle();
+  assertEquals(rig.closed, [a!]);
+  assertEquals(get.value?.id, 2);
+});
+
+Deno.test("Pool.close() ends a background pass", async () => {
+  using rig = new Rig({ ping: never, pingInterval: 100, maxCap: 8 });
+  const taken = await rig.take(8);
+  for (const resource of taken) rig.pool.put(resource);
+  await rig.clock.tick(100);
+  assertEquals(rig.pinged.length, 2);
+  await rig.pool.close();
+  assertEquals(rig.pinged.length, 2);
+  assertEquals(rig.closed.length, 8);
+  assertEquals(rig.clock.timers, 0);
+});
+
+Deno.test("Pool without a ping does nothing for pingInterval", async () => {
+  using rig = new Rig({ pingInterval: 100 });
+  const [a] = await rig.take(1);
+  rig.pool.put(a!);
+  assertEquals(rig.clock.timers, 0);
+});

@@ -1,0 +1,223 @@
+// Runs the conformance suite on every runtime that there is.
+//
+//   deno task test:runtimes
+//
+// Deno runs it from its source. For Node and Bun the library and the suite are
+// transpiled into a temporary folder, as JSR does for those who install a
+// package with npm. A runtime that is missing is installed by npm where CI=true,
+// into a folder that is kept for the next time; elsewhere it is reported as
+// ignored. Each runtime ends with a summary line like that of `deno test`.
+
+/** The oldest Node that the library supports. */
+const OLDEST_NODE = 22;
+
+/** What npm is asked for where a runtime is missing. */
+const PACKAGES: Record<string, string> = { node: "node@24", bun: "bun@1" };
+
+const ROOT = new URL("../", import.meta.url);
+const SUITE = "tests/conformance_test.ts";
+const CACHE = `${Deno.env.get("TMPDIR") ?? "/tmp"}/wirepool-runtimes`;
+
+interface Outcome {
+  passed: number;
+  failed: number;
+  ignored: number;
+}
+
+let failed = false;
+const rows: [string, Outcome | string][] = [];
+const note = (who: string, outcome: Outcome | string) => {
+  rows.push([who, outcome]);
+  if (typeof outcome !== "string" && outcome.failed > 0) failed = true;
+};
+
+note(`Deno ${Deno.version.deno}`, await runDeno());
+const build = await Deno.makeTempDir({ prefix: "wirepool-" });
+try {
+  await transpile(build);
+  for (const name of ["node", "bun"] as const) {
+    const found = await find(name);
+    if (found === undefined) {
+      note(name, "not installed: npm's package brings it where CI=true");
+      continue;
+    }
+    const { command, version } = found;
+    note(
+      `${name === "node" ? "Node" : "Bun"} ${version}`,
+      await (name === "node" ? runNode(command) : runBun(command)),
+    );
+  }
+} finally {
+  await Deno.remove(build, { recursive: true });
+}
+
+console.log("\nConformance");
+for (const [who, outcome] of rows) {
+  console.log(
+    typeof outcome === "string"
+      ? `ok | 0 passed | 0 failed | 1 ignored (${who}: ${outcome})`
+      : `${
+        outcome.failed > 0 ? "FAILED" : "ok"
+      } | ${outcome.passed} passed | ` +
+        `${outcome.failed} failed | ${outcome.ignored} ignored (${who})`,
+  );
+}
+if (failed) Deno.exit(1);
+
+async function run(
+  command: string,
+  args: string[],
+  cwd: string | URL = ROOT,
+): Promise<{ code: number; text: string }> {
+  const { code, stdout, stderr } = await new Deno.Command(command, {
+    args,
+    cwd,
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+  }).output();
+  const decoder = new TextDecoder();
+  return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
+}
+
+/** The outcome of a run, and what it printed if it failed. */
+function outcomeOf(
+  { code, text }: { code: number; text: string },
+  count: (what: "passed" | "failed" | "ignored") => RegExp,
+): Outcome {
+  const number = (what: "passed" | "failed" | "ignored") =>
+    Number(count(what).exec(text)?.[1] ?? 0);
+  const outcome = {
+    passed: number("passed"),
+    failed: number("failed"),
+    ignored: number("ignored"),
+  };
+  // A crash, a type error, or nothing run at all.
+  if (outcome.failed === 0 && (code !== 0 || outcome.passed === 0)) {
+    outcome.failed = 1;
+  }
+  if (outcome.failed > 0) {
+    // Not as summary lines: ours are counted.
+    console.log(text.replaceAll(/^(ok|FAILED) \|/gm, "$1:"));
+  }
+  return outcome;
+}
+
+async function runDeno(): Promise<Outcome> {
+  const result = await run("deno", ["test", "-P=unix", SUITE]);
+  return outcomeOf(
+    result,
+    (what) => new RegExp(`^(?:ok|FAILED) \\|.*?(\\d+) ${what}`, "m"),
+  );
+}
+
+async function runNode(command: string): Promise<Outcome> {
+  const result = await run(command, [
+    "--test",
+    "--test-reporter=spec",
+    "--test-timeout=120000",
+    asScript(SUITE),
+  ], build);
+  const words = { passed: "pass", failed: "fail", ignored: "skipped" };
+  return outcomeOf(
+    result,
+    (what) => new RegExp(`^ℹ ${words[what]} (\\d+)`, "m"),
+  );
+}
+
+async function runBun(command: string): Promise<Outcome> {
+  const result = await run(
+    command,
+    ["test", "--timeout=120000", `./${asScript(SUITE)}`],
+    build,
+  );
+  const words = { passed: "pass", failed: "fail", ignored: "skip" };
+  return outcomeOf(
+    result,
+    (what) => new RegExp(`^\\s*(\\d+) ${words[what]}$`, "m"),
+  );
+}
+
+/** Lays out what the suite needs as a package for Node and Bun. */
+async function transpile(folder: string): Promise<void> {
+  const sources: string[] = [SUITE];
+  for await (const { name } of Deno.readDir(ROOT)) {
+    if (name.endsWith(".ts")) sources.push(name);
+  }
+  const result = await run("deno", [
+    "transpile",
+    "--no-check",
+    "--outdir",
+    folder,
+    ...sources,
+  ]);
+  if (result.code !== 0) throw new Error(result.text);
+  for (const source of sources) {
+    const url = new URL(asScript(source), `file://${folder}/`);
+    const code = await Deno.readTextFile(url);
+    await Deno.writeTextFile(
+      url,
+      code.replaceAll(/(from "\.{1,2}\/[^"]+)\.ts"/g, '$1.js"'),
+    );
+  }
+  await Deno.writeTextFile(`${folder}/package.json`, '{ "type": "module" }');
+  await Deno.mkdir(`${folder}/tests/testdata`);
+  for await (const { name } of Deno.readDir(new URL("tests/testdata/", ROOT))) {
+    await Deno.copyFile(
+      new URL(`tests/testdata/${name}`, ROOT),
+      `${folder}/tests/testdata/${name}`,
+    );
+  }
+  // The one function of the standard library that is used, as it runs here.
+  const { concat } = await import("@std/bytes");
+  const std = `${folder}/node_modules/@std/bytes`;
+  await Deno.mkdir(std, { recursive: true });
+  await Deno.writeTextFile(
+    `${std}/package.json`,
+    '{ "name": "@std/bytes", "type": "module", "exports": "./mod.js" }',
+  );
+  await Deno.writeTextFile(`${std}/mod.js`, `export ${concat}\n`);
+}
+
+function asScript(source: string): string {
+  return source.replace(/\.ts$/, ".js");
+}
+
+/** A runtime that is new enough, installed or in the folder that is kept. */
+async function find(
+  name: "node" | "bun",
+): Promise<{ command: string; version: string } | undefined> {
+  const kept = `${CACHE}/node_modules/.bin/${name}`;
+  for (const command of [name, kept]) {
+    const version = await versionOf(command);
+    if (version !== undefined && isSupported(name, version)) {
+      return { command, version };
+    }
+  }
+  if (Deno.env.get("CI") !== "true") return undefined;
+  await Deno.mkdir(CACHE, { recursive: true });
+  console.log(`+ npm install ${PACKAGES[name]}`);
+  const { text } = await run("npm", [
+    "install",
+    "--no-audit",
+    "--no-fund",
+    "--prefix",
+    CACHE,
+    PACKAGES[name]!,
+  ], CACHE).catch((error) => ({ text: String(error) }));
+  const version = await versionOf(kept);
+  if (version === undefined) console.log(text);
+  return version === undefined ? undefined : { command: kept, version };
+}
+
+async function versionOf(command: string): Promise<string | undefined> {
+  try {
+    const { code, text } = await run(command, ["--version"]);
+    return code === 0 ? text.trim().replace(/^v/, "") : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function isSupported(name: "node" | "bun", version: string): boolean {
+  return name === "bun" || parseInt(version) >= OLDEST_NODE;
+}
