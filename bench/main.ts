@@ -1,7 +1,8 @@
 // Benchmarks on loopback, beside what users would pick instead.
 //
 //   deno task bench             everything, in about six minutes; writes
-//                               RESULTS.md and results.svg beside this file
+//                               RESULTS.md and results.svg beside this file;
+//                               Go, Node and Bun are taken from PATH
 //   deno task bench NAME…       parts of it, for the terminal alone
 //   deno task bench tls         what carries TLS; no part of everything
 //   deno task bench profile     where the time goes in the cases whose goals are
