@@ -129,6 +129,14 @@ export class PoolCore<T> {
 
   readonly #settings: CoreSettings<T>;
   readonly #errors: CoreErrors;
+  // What each get or put asks of the settings.
+  readonly #idleTimeout: number;
+  /** `Infinity` without a ping. */
+  readonly #pingAfterIdle: number;
+  readonly #resetting: boolean;
+  readonly #tracing: boolean;
+  /** Whether a hook wants to know of borrows. */
+  readonly #noting: boolean;
   /** Whether any limit needs to know when a resource was lent or put. */
   readonly #timed: boolean;
   /** Whether the reaper ever has work. */
@@ -191,15 +199,20 @@ export class PoolCore<T> {
     this.#leastIdle = settings.minIdle;
 
     const { idleTimeout, maxLifetime, pingInterval, leakTimeout } = settings;
+    const { ping, pingAfterIdle } = settings;
+    this.#idleTimeout = idleTimeout;
+    this.#pingAfterIdle = ping === undefined ? Infinity : pingAfterIdle;
+    this.#resetting = settings.reset !== undefined;
+    this.#tracing = leakTimeout > 0;
     const reaped = [idleTimeout, maxLifetime, pingInterval, leakTimeout]
       .filter((limit) => limit > 0 && limit < Infinity);
     this.#reaping = reaped.length > 0;
-    const unpinged = settings.ping === undefined ? 0 : settings.pingAfterIdle;
-    const shortest = Math.min(...reaped, unpinged || Infinity);
+    const shortest = Math.min(...reaped, this.#pingAfterIdle || Infinity);
     this.#timed = shortest < Infinity;
 
     this.#idle = new IdleResources(settings.lifo);
     this.#reports = new Reports(settings.hooks, settings.onError);
+    this.#noting = this.#reports.ofBorrows;
     this.#clock = new Clock(
       shortest,
       (stamp, now) => this.#line.restamp(stamp, now),
@@ -257,7 +270,7 @@ export class PoolCore<T> {
   get(signal: AbortSignal | undefined, timeout: number): Promise<T> {
     // Before anything else: who has left already must not take anything.
     if (signal?.aborted) return this.#canceled(signal);
-    const origin = this.#leaks.capture();
+    const origin = this.#tracing ? this.#leaks.capture() : undefined;
     const entry = this.#take(origin);
     if (entry !== undefined) return Promise.resolve(entry.value);
     return this.#wait(signal, timeout, origin);
@@ -266,7 +279,8 @@ export class PoolCore<T> {
   /** Lends an idle resource, if there is one that may be lent as it is. Calls
    * back. */
   tryGet(): T | undefined {
-    return this.#take(this.#leaks.capture())?.value;
+    const origin = this.#tracing ? this.#leaks.capture() : undefined;
+    return this.#take(origin)?.value;
   }
 
   /** Takes a resource back. Calls back. */
@@ -275,9 +289,9 @@ export class PoolCore<T> {
     if (entry === undefined) return;
     const { trace } = entry;
     entry.state = "loose";
-    if (this.#reports.ofBorrows) this.#tellReleased(entry);
+    if (this.#noting) this.#tellReleased(entry);
     if (this.#timed) this.#now = this.#clock.atLeast();
-    if (this.#settings.reset !== undefined) this.#reset(entry);
+    if (this.#resetting) this.#reset(entry);
     else this.#passOn(entry);
     if (trace?.reported) this.#leaks.reportReturn(trace, this.#clock.read());
   }
@@ -288,7 +302,7 @@ export class PoolCore<T> {
     if (entry === undefined) return;
     const { trace } = entry;
     entry.state = "loose";
-    if (this.#reports.ofBorrows) this.#tellReleased(entry);
+    if (this.#noting) this.#tellReleased(entry);
     this.#retire(entry, "discard");
     if (trace?.reported) this.#leaks.reportReturn(trace, this.#clock.read());
   }
@@ -321,7 +335,8 @@ export class PoolCore<T> {
   /** Has a resource pinged before it is lent next. */
   recheck(resource: T): void {
     const entry = this.#entries.get(resource);
-    if (entry?.state === "idle") entry.checkedAt = -Infinity;
+    const pings = this.#settings.ping !== undefined;
+    if (pings && entry?.state === "idle") entry.checkedAt = -Infinity;
   }
 
   /** Closes one resource, or marks it to be closed. Calls back. */
@@ -399,7 +414,7 @@ export class PoolCore<T> {
       this.#backoff.reset();
       this.#serve();
     }
-    if (this.#reports.ofBorrows) this.#reports.acquired(entry.value, 0);
+    if (this.#noting) this.#reports.acquired(entry.value, 0);
     return entry;
   }
 
@@ -415,7 +430,7 @@ export class PoolCore<T> {
       return Promise.reject(this.#errors.closed());
     }
     const { promise, resolve, reject } = defer<T>();
-    const stamped = timeout > 0 || this.#reports.ofBorrows;
+    const stamped = timeout > 0 || this.#noting;
     const now = stamped ? this.#clock.stamp() : 0;
     const waiter = this.#line.push(resolve, reject, origin, timeout, now);
     const { ticket } = waiter;
@@ -452,7 +467,7 @@ export class PoolCore<T> {
     this.#lend(entry, waiter.origin);
     this.#line.remove(waiter);
     resolve(entry.value);
-    if (!counts && !this.#reports.ofBorrows) return;
+    if (!counts && !this.#noting) return;
     const end = this.#timed ? this.#now : this.#clock.atLeast();
     const duration = end > since ? end - since : 0;
     if (counts) this.#countWait(duration);
@@ -502,7 +517,7 @@ export class PoolCore<T> {
     } else {
       entry.trace = undefined;
     }
-    if (this.#reports.ofBorrows) entry.lentAt = this.#clock.atLeast();
+    if (this.#noting) entry.lentAt = this.#clock.atLeast();
   }
 
   /**
@@ -531,8 +546,12 @@ export class PoolCore<T> {
       this.#retire(entry, "maxIdle");
       return;
     }
-    if (looked) this.#idle.restore(entry, this.#now);
-    else this.#idle.add(entry, this.#now);
+    entry.checkedAt = this.#now;
+    if (looked) this.#idle.restore(entry);
+    else {
+      entry.since = this.#now;
+      this.#idle.add(entry);
+    }
     if (this.#reaping && !this.#reaper.running) this.#startReaper();
     if (this.#idle.fresh < this.#idle.size) this.#closeReplaced(full);
     if (this.#idle.fresh < this.#leastIdle) this.#serve();
@@ -570,7 +589,7 @@ export class PoolCore<T> {
     const coldest = this.#idle.coldest();
     if (coldest === undefined) return false;
     if (
-      this.#now - coldest.since >= this.#settings.idleTimeout &&
+      this.#now - coldest.since >= this.#idleTimeout &&
       this.#idle.size > this.#leastIdle
     ) {
       this.#retire(coldest, "idleTimeout");
@@ -786,8 +805,7 @@ export class PoolCore<T> {
   // ---- Pings and resets --------------------------------------------------------
 
   #pingDue(entry: Entry<T>): boolean {
-    return this.#settings.ping !== undefined &&
-      this.#now - entry.checkedAt >= this.#settings.pingAfterIdle;
+    return this.#now - entry.checkedAt >= this.#pingAfterIdle;
   }
 
   /** Pings an idle resource: on patrol, or for whoever is first in line when it
@@ -835,7 +853,7 @@ export class PoolCore<T> {
       if (this.#timed) this.#now = this.#clock.read();
       const idle = this.#now - entry.since;
       if (
-        idle >= this.#settings.idleTimeout &&
+        idle >= this.#idleTimeout &&
         this.#idle.size >= this.#leastIdle
       ) this.#retire(entry, "idleTimeout");
       else this.#passOn(entry, true);
@@ -965,7 +983,7 @@ export class PoolCore<T> {
       if (entry.state !== "borrowed") continue;
       entry.state = "loose";
       this.#drained.set(entry.value, entry.serial);
-      if (this.#reports.ofBorrows) this.#tellReleased(entry);
+      if (this.#noting) this.#tellReleased(entry);
       this.#retire(entry, "close");
     }
     this.#openings.cutAll(this.#errors.closed());
@@ -979,7 +997,7 @@ export class PoolCore<T> {
     if (
       (this.#leaks.enabled &&
         this.#inUse() > this.#checks.size) ||
-      (idle > this.#leastIdle && this.#settings.idleTimeout < Infinity) ||
+      (idle > this.#leastIdle && this.#idleTimeout < Infinity) ||
       (idle > 0 &&
         (this.#settings.maxLifetime < Infinity ||
           this.#settings.pingInterval > 0))

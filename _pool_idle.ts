@@ -45,16 +45,14 @@ export class IdleResources<T> {
   }
 
   /** Takes in what was put just now. */
-  add(entry: Entry<T>, now: number): void {
-    entry.since = entry.checkedAt = now;
+  add(entry: Entry<T>): void {
     entry.order = ++this.#puts;
     this.#list.push(entry);
     this.#count(entry);
   }
 
   /** Takes in again what was only looked at: to where it was. */
-  restore(entry: Entry<T>, now: number): void {
-    entry.checkedAt = now;
+  restore(entry: Entry<T>): void {
     const { order } = entry;
     this.#list.insert(entry, (other) => other.order < order);
     this.#count(entry);
