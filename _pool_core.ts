@@ -21,7 +21,7 @@ import { type OpeningNotes, Openings } from "./_pool_openings.ts";
 import { Patrol } from "./_pool_patrol.ts";
 import { Reaper } from "./_pool_reaper.ts";
 import { type Observers, type Operation, Reports } from "./_pool_reports.ts";
-import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { isBounded, startTimer, type Timer } from "./_timers.ts";
 
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
@@ -382,8 +382,8 @@ export class PoolCore<T> {
     if (signal !== undefined && this.#open > this.#held) {
       const stop = () => {
         this.#rejectClosed(signal.reason);
-        // Nobody waits for borrowers any more: the process may end before.
-        if (this.#drainTimer !== undefined) unrefTimer(this.#drainTimer);
+        // Nobody waits for borrowers any more, who keep what they hold.
+        clearTimeout(this.#drainTimer);
       };
       const forget = () => signal.removeEventListener("abort", stop);
       signal.addEventListener("abort", stop);

@@ -466,7 +466,14 @@ export class Pool<T> implements AsyncDisposable {
   readonly #core: PoolCore<T>;
   readonly #getTimeout: number;
 
-  /** Makes the error. */
+  /**
+   * Makes a pool and, with `initialCap` or `minIdle`, starts to open its first
+   * resources in the background; their failures go to `onError`.
+   * {@linkcode Pool.open} waits for them instead.
+   *
+   * @throws {TypeError} If an option has the wrong type.
+   * @throws {RangeError} If a number is out of its range.
+   */
   constructor(options: PoolOptions<T>) {
     const settings = checkOptions(options);
     this.#getTimeout = limitOption(options, "getTimeout", 0);
@@ -547,12 +554,25 @@ export class Pool<T> implements AsyncDisposable {
     return this.#core.tryGet();
   }
 
-  /** Gives the resource back. Throws `TypeError` if the lease is over. */
+  /**
+   * Gives a borrowed resource back, at once for the caller. After its `reset`, if
+   * there is one, it goes to the first waiter or becomes idle; it is closed if it
+   * is expired, evicted or too many, or the pool is closed.
+   *
+   * @throws {TypeError} If the resource is not borrowed; nothing changes then. One
+   * that {@linkcode Pool.close} has closed in its borrower's hands may be put once.
+   */
   put(resource: T): void {
     this.#core.put(resource);
   }
 
-  /** Closes the resource. Throws `TypeError` if the lease is over. */
+  /**
+   * Closes a borrowed resource instead of giving it back, and frees its place
+   * when it is closed.
+   *
+   * @throws {TypeError} If the resource is not borrowed, as with
+   * {@linkcode Pool.put}; nothing changes then.
+   */
   discard(resource: T): void {
     this.#core.discard(resource);
   }
@@ -679,8 +699,8 @@ export class Pool<T> implements AsyncDisposable {
    * that a forgotten put cannot hold this up for ever; putting it later does
    * nothing. A factory that still ignores its signal then is waited for no longer.
    * A `signal`, of any of the calls, ends the wait before: the promise then rejects
-   * with `signal.reason`, and what comes back later is closed all the same. A
-   * rejection nobody handles is not reported.
+   * with `signal.reason`, borrowers keep what they hold, and what comes back later
+   * is closed all the same. A rejection nobody handles is not reported.
    *
    * @throws {TypeError} If the signal is none, in a promise of its own; the pool is
    * not closed then.
