@@ -44,7 +44,7 @@ import { SignalGroups } from "./_client_signals.ts";
 import { targetOption } from "./_connect.ts";
 import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
-import { type Dialled, Dialler } from "./_dial.ts";
+import { type Dialled, Dialler, takesAllOrNothing } from "./_dial.ts";
 import { goawayOption } from "./_goaway.ts";
 import {
   booleanOption,
@@ -1083,7 +1083,7 @@ export class Client implements AsyncDisposable {
     number: number,
   ): ClientConnection {
     return new ClientConnection(transport, readBefore, this.#terms, number, {
-      exact: this.#dialler.takesAllOrNothing(transport),
+      exact: takesAllOrNothing(transport),
       // Only a busy connection needs to be told its time: an idle one is
       // the pool's.
       expiresAt: this.#maxLifetime === 0
