@@ -221,7 +221,7 @@ class Round {
         new FarEnd(random, this.#kind, peer, shakes, this.#accounts),
       );
     const connect = async (signal: AbortSignal) => {
-      if (random.once(12)) throw new Deno.errors.ConnectionRefused("x");
+      if (random.once(25)) throw new Deno.errors.ConnectionRefused("x");
       if (random.once(12)) {
         // It cannot be cancelled, but may end.
         await new Promise<void>((resolve) => {
@@ -308,15 +308,18 @@ class Round {
   async #step(): Promise<void> {
     const random = this.#random;
     const whim = random.between(1, 20);
-    if (whim <= 6) {
+    if (whim <= 4) {
       for (let i = random.between(1, 6); i > 0; i--) this.#send();
-    } else if (whim === 7 && this.#signals.length > 0) {
+    } else if (whim === 5 && random.once(2) && this.#signals.length > 0) {
       random.pick(this.#signals).abort("given up");
-    } else if (whim <= 10) {
+    } else if (whim <= 7) {
       await this.#time.pass(random.between(0, random.once(4) ? 1500 : 150));
       if (random.once(3)) { for (let i = 0; i < 60; i++) await immediate(); }
     } else if (this.#farEnds.length > 0) {
-      random.pick(this.#farEnds).act();
+      const living = this.#farEnds.filter(({ gone }) => !gone);
+      for (let i = random.between(1, 3); i > 0 && living.length > 0; i--) {
+        random.pick(living).act();
+      }
       await ticks();
     }
     if (random.once(2)) await ticks();
@@ -339,8 +342,8 @@ class Round {
   async #handshake(conn: HandshakeConnection): Promise<void> {
     const random = this.#random;
     await this.#call();
-    if (random.once(10)) throw new Error("A handshake fails");
-    if (random.once(15)) await new Promise<void>(() => {});
+    if (random.once(20)) throw new Error("A handshake fails");
+    if (random.once(30)) await new Promise<void>(() => {});
     await conn.write(ascii("\0\0\0\0hello"));
     const answer = textOf(await conn.read());
     if (answer !== "welcome") this.#breaches.push(`Greeted with ${answer}`);
