@@ -39,6 +39,9 @@ export const UNCOUNTED = 32 * 1024;
 const MIN_PATIENCE = 400;
 const MAX_PATIENCE = 1000;
 
+/** Milliseconds between looks at those who hold memory. */
+const INTERVAL = 50;
+
 /** While more wait than these, patience shrinks in proportion. */
 const FEW_WAITING = 16;
 
@@ -47,7 +50,7 @@ const REGULAR = 16;
 
 /** One that has always been answered with little is believed to go on so, once
  * it has moved so many bytes. */
-const PROVEN_SMALL = 64 * 1024;
+const PROVEN_SMALL = 4 * 1024;
 
 /** One in so many goes to who has waited longest, where the others go to who
  * came last. */
@@ -187,7 +190,7 @@ export class Budget {
       MAX_PATIENCE,
       Math.max(MIN_PATIENCE, timeout / 30),
     );
-    this.#sweeper = new Sweeper(MIN_PATIENCE / 4, (now) => this.look(now));
+    this.#sweeper = new Sweeper(INTERVAL, (now) => this.look(now));
   }
 
   /** Bytes held, and set aside for turns. */
@@ -252,22 +255,26 @@ export class Budget {
     share.need = share.wanted - request.held;
     share.whole = this.maxFrameLength;
     const rank = expected > 0 ? this.#rank(worth, expected) : "stranger";
+    // What a handler has made lives on, when nobody takes it, until the next
+    // collection of garbage. Strangers leave half of their part free for that.
+    if (rank === "stranger") share.need += this.#forStrangers / 2;
     return this.#grant(share, rank);
   }
 
   /** Whether something may begin that will probably hold little, without asking
-   * for more: up to where the known find room, and for those who have shown it
-   * for long until everything is used up. */
+   * for more: up to where strangers find room, and for those who have shown it
+   * for a while until everything is used up. */
   mayBeginSmall(worth: number): boolean {
     const limit = worth >= PROVEN_SMALL
       ? this.#forRegulars + this.#forTurns
-      : this.#forKnown;
+      : this.#forStrangers;
     return this.#common < limit;
   }
 
-  /** Whether strangers find room: then nobody needs to ask. */
+  /** Whether there is room for strangers, whatever they begin with: then nobody
+   * needs to ask. */
   get calm(): boolean {
-    return this.#common < this.#forStrangers && this.waiting === 0;
+    return this.#common < this.#forStrangers / 2 && this.waiting === 0;
   }
 
   /** Holds so many bytes, granted or not. */
@@ -335,7 +342,10 @@ export class Budget {
    * @param now Milliseconds, on whatever clock.
    */
   look(now: number): void {
-    const elapsed = this.#looked < 0 ? 0 : now - this.#looked;
+    // While the thread is busy nothing is read, and nobody is to be cut for it.
+    const elapsed = this.#looked < 0
+      ? 0
+      : Math.min(2 * INTERVAL, now - this.#looked);
     this.#looked = now;
     if (!this.#pressed && this.waiting === 0) return this.#rest();
     this.#pressed = this.waiting > 0;

@@ -283,12 +283,12 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
     budget.askToBegin(share, nothing, worth, worth);
   assert(budget.calm);
   // As much as there may be is set aside, until it is known how much it is.
-  assert(begin(a));
-  assertEquals(budget.used, 4 * MIB);
-  assert(begin(a));
-  budget.hold(a.share, 100);
+  assert(begin(known, MIB));
+  assertEquals(budget.used, MIB);
+  assert(begin(known, MIB));
+  budget.hold(known.share, 100);
   assertEquals(budget.used, 100);
-  budget.leave(a.share);
+  budget.leave(known.share);
 
   budget.hold(full.share, 6 * MIB);
   assert(!budget.calm);
@@ -301,10 +301,10 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
   assertEquals(budget.used, 10 * MIB + 100);
   budget.leave(a.share);
   assertEquals([b.grants, b.share.turn], [1, 4 * MIB]);
-  const small = [0, 64 * 1024];
+  const small = [0, 4 * 1024];
   budget.hold(full.share, 5 * MIB);
   assertEquals(small.map((worth) => budget.mayBeginSmall(worth)), [true, true]);
-  budget.hold(full.share, 9 * MIB);
+  budget.hold(full.share, 6 * MIB);
   assertEquals(small.map((worth) => budget.mayBeginSmall(worth)), [
     false,
     true,
