@@ -399,7 +399,7 @@ export class ServerConnection {
    * anybody can know. */
   #mayBegin(): boolean {
     const { budget } = this.#settings;
-    return budget === undefined || budget.calm ||
+    return budget === undefined || budget.mayBegin ||
       this.#needMemory()!.mayBegin();
   }
 

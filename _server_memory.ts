@@ -207,7 +207,7 @@ export class ConnectionMemory {
     const { buffered, frameLength } = decoder;
     if (this.#kept === 0) this.#budget.resume(this.#in);
     // While memory is short, what there is is used up first.
-    const saves = this.#left >= MIN_STEP && !this.#budget.calm;
+    const saves = this.#left >= MIN_STEP && !this.#budget.isAmple;
     const step = saves ? 0 : this.#step;
     if (step > 0 && frameLength > UNCOUNTED) {
       const grown = Math.min(frameLength, buffered + Math.max(buffered, step));
