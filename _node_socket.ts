@@ -137,6 +137,13 @@ export class NodeSocket implements Transport {
     return true;
   }
 
+  /** Lets go of the socket: somebody else uses it from now on. */
+  release(): void {
+    this.#socket.off("readable", this.#onReadable);
+    this.#socket.off("end", this.#onEnd);
+    this.#socket.off("close", this.#onClose);
+  }
+
   /** Whether a write is under way. */
   get writing(): boolean {
     return this.#writing !== null;
@@ -219,12 +226,10 @@ export class NodeSocket implements Transport {
   };
 
   readonly #onClose = (): void => {
-    this.#socket.off("readable", this.#onReadable);
-    this.#socket.off("end", this.#onEnd);
-    this.#socket.off("close", this.#onClose);
+    // The listener for errors stays: what comes late must not be thrown.
+    this.release();
     this.#below?.close();
     this.#finish();
-    // The listener for errors stays: what comes late must not be thrown.
   };
 
   readonly #onWritten = (error?: Error | null): void => {
@@ -280,7 +285,8 @@ export class NodeSocket implements Transport {
   }
 }
 
-function closedHere(): Error {
+/** Why nothing more comes of a connection that was closed on this side. */
+export function closedHere(): Error {
   return namedError("BadResource", "The connection was closed");
 }
 

@@ -14,10 +14,16 @@ import type { Duplex } from "node:stream";
 import type { SecureContext, TLSSocket } from "node:tls";
 import type { Transport, TransportAddress } from "./codec.ts";
 import { builtin, isDeno } from "./_node.ts";
-import { addressesOf, NodeSocket, type Underlying } from "./_node_socket.ts";
+import {
+  addressesOf,
+  closedHere,
+  NodeSocket,
+  type Underlying,
+} from "./_node_socket.ts";
 import { isDisconnect, namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
 import { Authorities } from "./_tls_chain.ts";
+import { hasEngine, TlsEngine } from "./_tls_engine.ts";
 
 /** Most bytes read from below at a time. */
 const MAX_READ = 64 * 1024;
@@ -187,9 +193,12 @@ type Encrypt = (socket: Duplex) => {
 export class TlsTransport implements Transport {
   readonly #secure: TLSSocket;
   readonly #socket: NodeSocket;
+  /** In the socket's place once the handshake is over, where there is one. */
+  #engine: TlsEngine | undefined;
   readonly #carrier: Carrier;
   readonly #below: Below | undefined;
   readonly #handshake: Promise<void>;
+  readonly #rejectHandshake: (error: unknown) => void;
   #peerCertificate: VerifiedCertificate | undefined;
   /** The handshake is over, and well. */
   #ready = false;
@@ -219,12 +228,14 @@ export class TlsTransport implements Transport {
     this.#socket = new NodeSocket(secure, addresses, below);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#handshake = promise;
+    this.#rejectHandshake = reject;
     // Whoever does not wait for the handshake meets the failure at a read.
     promise.catch(() => {});
     const failed = (error: unknown) => {
       const failure = describe(below?.failure ?? error);
       reject(failure);
       this.#socket.fail(failure);
+      this.#engine?.fail(failure);
       // An alert that says why may be on its way to the peer.
       this.#ready = false;
       this.#freeSoon();
@@ -246,8 +257,13 @@ export class TlsTransport implements Transport {
       if (objection !== undefined) return failed(objection);
       if (asked) this.#peerCertificate = certificateOf(secure);
       this.#ready = true;
-      below?.opened();
-      resolve();
+      if (below === undefined) return resolve();
+      below.opened();
+      if (!hasEngine()) return resolve();
+      below.idle().then(() => {
+        if (this.#ready) this.#takeOver(carrier as { transport: Transport });
+        resolve();
+      });
     });
   }
 
@@ -275,25 +291,37 @@ export class TlsTransport implements Transport {
   }
 
   read(p: Uint8Array<ArrayBuffer>): Promise<number | null> {
-    return this.#socket.read(p);
+    return (this.#engine ?? this.#socket).read(p);
   }
 
   write(p: Uint8Array): Promise<number> {
-    return this.#socket.write(p);
+    return (this.#engine ?? this.#socket).write(p);
   }
 
   closeWrite(): Promise<void> {
-    return this.#socket.closeWrite();
+    return (this.#engine ?? this.#socket).closeWrite();
   }
 
   close(): void {
     const silent = !this.#ready || this.#socket.writing ||
       !this.#secure.writable;
-    if (!this.#socket.detach() || silent) return this.#free();
     // TLS tells an end that is meant from one that somebody forged, so the peer
     // is told. Nothing else waits to be written: it leaves at once or never.
+    if (this.#engine !== undefined) {
+      this.#engine.end(closedHere());
+      return this.#free();
+    }
+    if (!this.#socket.detach() || silent) return this.#free();
     this.#secure.end();
     this.#freeSoon();
+  }
+
+  /** Has the engine do what the socket would. */
+  #takeOver({ transport }: { transport: Transport }): void {
+    const engine = TlsEngine.takeOver(this.#secure, transport);
+    if (engine === undefined) return;
+    this.#engine = engine;
+    this.#socket.release();
   }
 
   /** Frees the descriptor once what TLS has just said was written. No timer: a
@@ -313,6 +341,8 @@ export class TlsTransport implements Transport {
 
   /** Frees the descriptor. */
   #free(): void {
+    // A socket that is destroyed does not always say so.
+    this.#rejectHandshake(closedHere());
     this.#secure.destroy();
     this.#below?.close();
     if ("socket" in this.#carrier) this.#carrier.socket.destroy();
@@ -362,6 +392,7 @@ class Below implements Underlying {
   #taken = 0;
   #failure: unknown;
   #closed = false;
+  #writing: Promise<void> | undefined;
   /** The stream asks for bytes. */
   #asked = false;
   #wanted = false;
@@ -378,7 +409,7 @@ class Below implements Underlying {
         this.#pump();
       },
       write: (chunk: Uint8Array, _encoding, done) => {
-        this.#write(chunk).then(() => done(), (error) => {
+        this.#writing = this.#write(chunk).then(() => done(), (error) => {
           this.#failure ??= error;
           done(error);
         });
@@ -412,6 +443,18 @@ class Below implements Underlying {
   /** The handshake is over: from now on nothing is read that is not asked for. */
   opened(): void {
     this.#opened = true;
+  }
+
+  /** Resolves once nothing is being written, and nothing is about to be: TLS
+   * hands on what it has to say some turns after it says that it is done. */
+  async idle(): Promise<void> {
+    for (let quiet = 0; quiet < FAREWELL && !this.#closed; quiet++) {
+      await null;
+      if (this.duplex.writableLength > 0) {
+        quiet = 0;
+        await this.#writing;
+      }
+    }
   }
 
   close(): void {

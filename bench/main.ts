@@ -3,6 +3,7 @@
 //   deno task bench             everything, in about six minutes; writes
 //                               RESULTS.md and results.svg beside this file
 //   deno task bench NAME…       parts of it, for the terminal alone
+//   deno task bench tls         what carries TLS; no part of everything
 //   deno task bench profile     where the time goes in the cases whose goals are
 //                               out of reach; no part of everything; writes
 //                               PROFILE.md beside this file
@@ -15,6 +16,7 @@ import { memory } from "./part_memory.ts";
 import { pool } from "./part_pool.ts";
 import { profile } from "./part_profile.ts";
 import { server } from "./part_server.ts";
+import { tls } from "./part_tls.ts";
 import { spike } from "./pool_spike.ts";
 import { Progress } from "./progress.ts";
 import {
@@ -35,7 +37,7 @@ const PARTS: readonly Part[] = [
   growth,
 ];
 /** Parts that only run when they are named. */
-const MORE: readonly Part[] = [profile];
+const MORE: readonly Part[] = [tls, profile];
 
 const all = [...PARTS, ...MORE];
 const names = all.map(({ name }) => name);

@@ -24,6 +24,16 @@ const COMMANDS: Record<string, Command> = {
     );
     return (server.addr as Deno.NetAddr).port;
   },
+  /** Opens so many connections. */
+  async open({ initialCap, ...options }: {
+    initialCap: number;
+    port: number;
+  }): Promise<void> {
+    client = new Client({ ...options, initialCap, onError() {} });
+    while (client.stats().pool.idle < initialCap) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  },
   /** Sends so many requests of so many bytes, and waits for none of them. */
   send({ count, bytes, ...options }: {
     count: number;

@@ -69,6 +69,21 @@ class Child implements AsyncDisposable {
     assertEquals(counts.sockets, sockets, JSON.stringify(counts));
   }
 
+  /** Most sockets held during so many milliseconds. What is closed is the
+   * system's for some turns of the event loop more, and does not count. */
+  async most(duration: number): Promise<number> {
+    const deadline = performance.now() + duration;
+    let recent = [0, 0, 0, 0];
+    let most = 0;
+    while (performance.now() < deadline) {
+      const { sockets } = await this.call<Counts>("counts");
+      recent = [sockets, ...recent.slice(0, 3)];
+      most = Math.max(most, Math.min(...recent));
+      await sleep(5);
+    }
+    return most;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#input.close().catch(() => {});
     while (!(await this.#output.read()).done);
@@ -214,16 +229,7 @@ testDescriptors(
     const peers = await Promise.all(
       Array.from({ length: 100 }, () => connect(port)),
     );
-    const deadline = performance.now() + 3 * LIMIT;
-    let most = 0;
-    let last = 0;
-    while (performance.now() < deadline) {
-      const { sockets } = await child.call<Counts>("counts");
-      // What is closed is the system's for one turn of the event loop more.
-      most = Math.max(most, Math.min(last, sockets));
-      last = sockets;
-      await sleep(5);
-    }
+    const most = await child.most(3 * LIMIT);
     // With the listener.
     assertLessOrEqual(most, 21);
     assert(most >= 20, `${most}`);
@@ -278,12 +284,7 @@ testDescriptors(
     const sink = new Sink(false);
     const options = { ...target, port: sink.port, connectTimeout: LIMIT };
     await child.call("send", { ...options, count: 6, bytes: 1 });
-    const deadline = performance.now() + 2 * LIMIT;
-    while (performance.now() < deadline) {
-      const { sockets } = await child.call<Counts>("counts");
-      assertLessOrEqual(sockets, 2);
-      await sleep(10);
-    }
+    assertLessOrEqual(await child.most(2 * LIMIT), 2);
     await sleep(LIMIT);
     await child.mustHold(0);
     assertEquals((await child.call<Counts>("counts")).failures, 6);
@@ -302,6 +303,8 @@ for (
     async (child) => {
       const sink = new Sink(true);
       const options = { ...target, port: sink.port, requestTimeout: LIMIT };
+      // How long a handshake takes here is not the question.
+      await child.call("open", { ...options, initialCap: 2 });
       await child.call("send", { ...options, count: 2, bytes });
       await sleep(LIMIT);
       await child.mustHold(0);

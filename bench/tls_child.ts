@@ -1,0 +1,185 @@
+// A child process that speaks TLS on either side, in each of the ways there are:
+// echoes and load that parse nothing, so that what differs is TLS alone.
+
+import { createServer, type Socket } from "node:net";
+import process from "node:process";
+import { connectNode } from "../_node_listen.ts";
+import { TlsClient, TlsServer, type TlsTransport } from "../_tls.ts";
+import type { Transport } from "../codec.ts";
+import { answer, sleep } from "./child.ts";
+
+const folder = new URL("../tests/testdata/", import.meta.url);
+const [ca, cert, key] = ["ca", "localhost", "localhost_key"].map((name) =>
+  Deno.readTextFileSync(new URL(`${name}.pem`, folder))
+) as [string, string, string];
+
+/** Carriers of TLS: Deno's own; `node:tls` over Deno's TCP, which the library
+ * uses; and `node:tls` over `node:net`. */
+export type Carrier = "deno" | "over deno" | "over net";
+
+const HOST = "127.0.0.1";
+const RUN_UP = 100;
+const CHUNK = 64 * 1024;
+
+interface TlsLoad {
+  port: number;
+  carrier: Carrier;
+  connections: number;
+  batch: number;
+  payload: number;
+  seconds: number;
+}
+
+const idle: Transport[] = [];
+let made: TlsClient | undefined;
+
+await answer({
+  async serve(carrier: Carrier): Promise<number> {
+    if (carrier === "deno") {
+      const address = { hostname: HOST, port: 0, tcpBacklog: 511 };
+      const listener = Deno.listenTls({ ...address, cert, key });
+      accept(() => listener.accept());
+      return listener.addr.port;
+    }
+    const tls = new TlsServer({
+      cert,
+      key,
+      caCerts: undefined,
+      alpnProtocols: undefined,
+    });
+    if (carrier === "over deno") {
+      const listener = Deno.listen({
+        hostname: HOST,
+        port: 0,
+        tcpBacklog: 511,
+      });
+      accept(async () => {
+        const transport = await listener.accept();
+        transport.setNoDelay();
+        return tls.secure({ transport });
+      });
+      return listener.addr.port;
+    }
+    const server = createServer(
+      { allowHalfOpen: true, pauseOnConnect: true, noDelay: true },
+      (socket) => serveOne(tls.secure({ socket })),
+    );
+    await new Promise<void>((resolve) => server.listen(0, HOST, resolve));
+    return (server.address() as { port: number }).port;
+  },
+
+  /** Bytes in batches that come back; in batches per second. */
+  async load(load: TlsLoad): Promise<number> {
+    const out = new Uint8Array(load.batch * load.payload).fill(7);
+    const conns: Transport[] = [];
+    for (let i = 0; i < load.connections; i++) conns.push(await connect(load));
+    let count = 0;
+    let stopped = false;
+    const done = Promise.all(conns.map(async (conn) => {
+      const room = new Uint8Array(CHUNK);
+      while (!stopped) {
+        const writing = writeAll(conn, out);
+        for (let got = 0; got < out.length;) {
+          const n = await conn.read(room);
+          if (n === null) throw new Error("The server hung up");
+          got += n;
+        }
+        await writing;
+        count += load.batch;
+      }
+    }));
+    await sleep(RUN_UP);
+    const start = performance.now();
+    const before = count;
+    await Promise.race([done, sleep(1000 * load.seconds)]);
+    const rate = 1000 * (count - before) / (performance.now() - start);
+    stopped = true;
+    await done;
+    for (const conn of conns) conn.close();
+    return rate;
+  },
+
+  /** Milliseconds of an answer in lockstep that is as large as its request and
+   * written in two parts, as a server of frames may have to. */
+  async lockstep(load: TlsLoad): Promise<number> {
+    const conn = await connect(load);
+    const room = new Uint8Array(CHUNK);
+    const times: number[] = [];
+    for (let i = 0; i < 15; i++) {
+      const start = performance.now();
+      await writeAll(conn, new Uint8Array(load.payload));
+      for (let got = 0; got < load.payload;) got += (await conn.read(room))!;
+      times.push(performance.now() - start);
+    }
+    conn.close();
+    return times.sort((a, b) => a - b)[7]!;
+  },
+
+  /** Keeps so many connections open that do nothing. */
+  async hold(load: TlsLoad): Promise<void> {
+    while (idle.length < load.connections) idle.push(await connect(load));
+  },
+
+  usage() {
+    const { user, system } = process.cpuUsage();
+    return { cpu: user + system, rss: Deno.memoryUsage().rss };
+  },
+});
+
+async function accept(next: () => Promise<Transport>): Promise<void> {
+  for (;;) serveOne(await next());
+}
+
+async function serveOne(conn: Transport): Promise<void> {
+  try {
+    await (conn as Deno.TlsConn | TlsTransport).handshake();
+    // Little while it is idle, as the library does it.
+    let room = new Uint8Array(4096);
+    for (;;) {
+      const n = await conn.read(room);
+      if (n === null) break;
+      await writeAll(conn, room.subarray(0, n));
+      if (n === room.length && n < CHUNK) room = new Uint8Array(CHUNK);
+    }
+  } catch {
+    // It has gone.
+  } finally {
+    try {
+      conn.close();
+    } catch {
+      // Closed already.
+    }
+  }
+}
+
+async function connect({ port, carrier }: TlsLoad): Promise<Transport> {
+  if (carrier === "over net") {
+    const { signal } = new AbortController();
+    const socket: Socket = await connectNode({ hostname: HOST, port }, signal);
+    socket.setNoDelay(true);
+    return await handshaken(client().secure({ socket }));
+  }
+  const conn = await Deno.connect({ hostname: HOST, port });
+  conn.setNoDelay();
+  if (carrier === "over deno") {
+    return await handshaken(client().secure({ transport: conn }));
+  }
+  const tls = await Deno.startTls(conn, { hostname: HOST, caCerts: [ca] });
+  await tls.handshake();
+  return tls;
+}
+
+async function handshaken(conn: TlsTransport): Promise<Transport> {
+  await conn.handshake();
+  return conn;
+}
+
+function client(): TlsClient {
+  return made ??= new TlsClient(HOST, { caCerts: [ca] });
+}
+
+async function writeAll(conn: Transport, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) {
+    at += await conn.write(at === 0 ? bytes : bytes.subarray(at));
+  }
+}
