@@ -22,8 +22,9 @@ import type {
   ConnectionStats,
   Reason,
 } from "./_server_settings.ts";
+import { Stillness } from "./_stillness.ts";
 import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
-import { FrameDecoder, type Transport } from "./codec.ts";
+import { FrameDecoder, type FrameEncoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
  * no more requests: enough to keep a fast reader busy, and what a slow one
@@ -141,12 +142,9 @@ export class ServerConnection {
   /** Whether it keeps the process alive. */
   #refed = true;
 
-  // What sweeps compare: a counter that moves with progress, what it was when
-  // the wait was first seen, and when that was.
-  #waiting: "frame" | "request" | null = null;
+  /** What its peer is waited for, as sweeps see it: counted frames are progress. */
+  readonly #stillness = new Stillness();
   #frames = 0;
-  #framesSeen = 0;
-  #waitingSince = 0;
 
   constructor(
     conn: Transport,
@@ -519,22 +517,11 @@ export class ServerConnection {
   }
 
   push(payload: Uint8Array): Promise<void> {
-    const { correlation, goaway, inOwnContext } = this.#settings;
-    if (correlation === undefined) {
-      return rejected(
-        new TypeError("context.push needs the option correlation"),
-      );
-    }
-    if (goaway !== undefined && payload instanceof Uint8Array) {
-      if (goaway.equals(payload, this.#encoder.readId(payload))) {
-        return rejected(
-          new TypeError("A push must not be equal to the goaway"),
-        );
-      }
-    }
     // Not in the context of the request that pushes: what is written along with
     // it, and the requests that are taken then, are others'.
-    return inOwnContext(() => {
+    return this.#settings.inOwnContext(() => {
+      const refusal = refusePush(payload, this.#settings, this.#encoder);
+      if (refusal !== undefined) return rejected(refusal);
       this.#frames++;
       return this.#queue.push(payload);
     });
@@ -596,7 +583,8 @@ export class ServerConnection {
         (this.#phase === "draining" && this.#blocked)
       ) return;
       this.#phase = "flushing";
-      this.#mayGoAway &&= !this.#peerEnded && this.#sayGoodbye();
+      this.#mayGoAway &&= !this.#peerEnded &&
+        sayGoodbye(this.#encoder, this.#settings);
       this.#queue.refusePushes();
       this.#queue.flush();
     }
@@ -606,19 +594,6 @@ export class ServerConnection {
       (this.#conn.closeWrite === undefined && !this.#mayGoAway)
     ) return this.#destroy("end");
     this.#linger();
-  }
-
-  /** Writes the goaway. */
-  #sayGoodbye(): boolean {
-    const { correlation, goaway } = this.#settings;
-    if (correlation?.inserted) {
-      this.#encoder.push(EMPTY, correlation.goaway);
-    } else if (goaway !== undefined) {
-      this.#encoder.push(goaway.payload);
-    } else {
-      return false;
-    }
-    return true;
   }
 
   /** Half-closes, and waits for the peer's end. */
@@ -701,13 +676,7 @@ export class ServerConnection {
       : this.#responses.pending === 0 && !this.#queue.writing
       ? "request"
       : null;
-    if (waiting !== this.#waiting || this.#frames !== this.#framesSeen) {
-      this.#waiting = waiting;
-      this.#framesSeen = this.#frames;
-      this.#waitingSince = now;
-      return;
-    }
-    const waited = now - this.#waitingSince;
+    const waited = this.#stillness.look(now, waiting, this.#frames);
     if (waiting === "frame" && readTimeout > 0 && waited >= readTimeout) {
       this.#fail(
         namedError(
@@ -735,6 +704,39 @@ export class ServerConnection {
       (ref ? refTimer : unrefTimer)(this.#timer);
     }
   }
+}
+
+/** Why a payload cannot be pushed, if it cannot. */
+function refusePush(
+  payload: Uint8Array,
+  { correlation, goaway }: ConnectionSettings,
+  encoder: FrameEncoder,
+): Error | undefined {
+  if (correlation === undefined) {
+    return new TypeError("context.push needs the option correlation");
+  }
+  // What is no payload at all, the encoder refuses.
+  if (goaway === undefined || !(payload instanceof Uint8Array)) {
+    return undefined;
+  }
+  return goaway.equals(payload, encoder.readId(payload))
+    ? new TypeError("A push must not be equal to the goaway")
+    : undefined;
+}
+
+/**
+ * Writes the goaway.
+ *
+ * @returns Whether there is one.
+ */
+function sayGoodbye(
+  encoder: FrameEncoder,
+  { correlation, goaway }: ConnectionSettings,
+): boolean {
+  if (correlation?.inserted) encoder.push(EMPTY, correlation.goaway);
+  else if (goaway !== undefined) encoder.push(goaway.payload);
+  else return false;
+  return true;
 }
 
 /** A rejection that nobody has to handle. */
