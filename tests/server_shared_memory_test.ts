@@ -213,6 +213,33 @@ Deno.test("Responses that nobody reads stop further large ones, and those who ho
   for (const peer of peers) peer[Symbol.dispose]();
 });
 
+Deno.test("What is sent in handshakes counts, too", async () => {
+  await using server = serve({
+    ...LIMITS,
+    onError() {},
+    async handshake(conn) {
+      assertEquals((await conn.read()).length, MIB);
+    },
+  }, echo);
+  const peers = await Promise.all(
+    Array.from({ length: 40 }, () => Peer.connect(server)),
+  );
+  const sent = peers.map((peer) => sendUnfinished(peer, 0.95 * MIB));
+  await until(() => server.stats().bytesIn > 2 * MIB, "it has read much");
+  let seen = -1;
+  for (let i = 0; i < 5 && seen !== server.stats().bytesIn; i++) {
+    const { bytesIn, errors } = server.stats();
+    seen = bytesIn;
+    assertLess(bytesIn - errors * MIB, 4 * MIB + 40 * 64 * KIB);
+    await sleep(20);
+  }
+  using honest = await Peer.connect(server);
+  await honest.send(new Uint8Array(MIB), 1);
+  assertEquals(await honest.receive(), Uint8Array.of(1));
+  for (const peer of peers) peer[Symbol.dispose]();
+  await Promise.all(sent);
+});
+
 for (const attack of ATTACK_NAMES) {
   Deno.test(`Honest requests go on while a hundred connections attack: ${attack}`, async () => {
     const { before, peak, beside, newcomers } = await measureAttack(
