@@ -1,7 +1,19 @@
-// Lays the library out as a package for Node and Bun: transpiled, as JSR does for
-// those who install it with npm.
+// Node and Bun: where they are, and the library laid out for them as a package,
+// transpiled, as JSR does for those who install it with npm.
+
+/** The oldest Node that the library supports. */
+const OLDEST_NODE = 22;
+
+/** What npm is asked for where a runtime is missing. */
+const PACKAGES = { node: "node@24", bun: "bun@1" };
 
 const ROOT = new URL("../", import.meta.url);
+
+/** A runtime that is there. */
+export interface Runtime {
+  readonly command: string;
+  readonly version: string;
+}
 
 /**
  * Writes the library's modules, and others of the repository, as JavaScript.
@@ -46,4 +58,60 @@ export async function layOut(
 /** The path of what a module becomes. */
 export function asScript(source: string): string {
   return source.replace(/\.ts$/, ".js");
+}
+
+/**
+ * Finds a runtime that is new enough: installed, or in a folder that is kept,
+ * where npm is asked to put it if it is missing and CI=true.
+ */
+export async function findRuntime(
+  name: "node" | "bun",
+): Promise<Runtime | undefined> {
+  const cache = `${Deno.env.get("TMPDIR") ?? "/tmp"}/wirepool-runtimes`;
+  const kept = `${cache}/node_modules/.bin/${name}`;
+  for (const command of [name, kept]) {
+    const version = await versionOf(command);
+    if (version !== undefined && isSupported(name, version)) {
+      return { command, version };
+    }
+  }
+  if (Deno.env.get("CI") !== "true") return undefined;
+  await Deno.mkdir(cache, { recursive: true });
+  console.log(`+ npm install ${PACKAGES[name]}`);
+  const { success, stderr } = await new Deno.Command("npm", {
+    args: [
+      "install",
+      "--no-audit",
+      "--no-fund",
+      "--prefix",
+      cache,
+      PACKAGES[name],
+    ],
+    cwd: cache,
+    stdin: "null",
+  }).output().catch((error) => ({
+    success: false,
+    stderr: new TextEncoder().encode(String(error)),
+  }));
+  if (!success) console.log(new TextDecoder().decode(stderr));
+  const version = await versionOf(kept);
+  return version === undefined ? undefined : { command: kept, version };
+}
+
+async function versionOf(command: string): Promise<string | undefined> {
+  try {
+    const { success, stdout } = await new Deno.Command(command, {
+      args: ["--version"],
+    }).output();
+    const text = new TextDecoder().decode(stdout).trim();
+    // Where there is no Node, Deno may take its place.
+    if (!success || text.startsWith("deno")) return undefined;
+    return text.replace(/^v/, "");
+  } catch {
+    return undefined;
+  }
+}
+
+function isSupported(name: "node" | "bun", version: string): boolean {
+  return name === "bun" || parseInt(version) >= OLDEST_NODE;
 }

@@ -8,17 +8,10 @@
 // into a folder that is kept for the next time; elsewhere it is reported as
 // ignored. Each runtime ends with a summary line like that of `deno test`.
 
-import { asScript, layOut } from "./package.ts";
-
-/** The oldest Node that the library supports. */
-const OLDEST_NODE = 22;
-
-/** What npm is asked for where a runtime is missing. */
-const PACKAGES: Record<string, string> = { node: "node@24", bun: "bun@1" };
+import { asScript, findRuntime, layOut } from "./package.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const SUITE = "tests/conformance_test.ts";
-const CACHE = `${Deno.env.get("TMPDIR") ?? "/tmp"}/wirepool-runtimes`;
 
 interface Outcome {
   passed: number;
@@ -38,7 +31,7 @@ const folder = await Deno.makeTempDir({ prefix: "wirepool-" });
 try {
   await build(folder);
   for (const name of ["node", "bun"] as const) {
-    const found = await find(name);
+    const found = await findRuntime(name);
     if (found === undefined) {
       note(name, "not installed: npm's package brings it where CI=true");
       continue;
@@ -149,44 +142,4 @@ async function build(folder: string): Promise<void> {
       `${folder}/tests/testdata/${name}`,
     );
   }
-}
-
-/** A runtime that is new enough, installed or in the folder that is kept. */
-async function find(
-  name: "node" | "bun",
-): Promise<{ command: string; version: string } | undefined> {
-  const kept = `${CACHE}/node_modules/.bin/${name}`;
-  for (const command of [name, kept]) {
-    const version = await versionOf(command);
-    if (version !== undefined && isSupported(name, version)) {
-      return { command, version };
-    }
-  }
-  if (Deno.env.get("CI") !== "true") return undefined;
-  await Deno.mkdir(CACHE, { recursive: true });
-  console.log(`+ npm install ${PACKAGES[name]}`);
-  const { text } = await run("npm", [
-    "install",
-    "--no-audit",
-    "--no-fund",
-    "--prefix",
-    CACHE,
-    PACKAGES[name]!,
-  ], CACHE).catch((error) => ({ text: String(error) }));
-  const version = await versionOf(kept);
-  if (version === undefined) console.log(text);
-  return version === undefined ? undefined : { command: kept, version };
-}
-
-async function versionOf(command: string): Promise<string | undefined> {
-  try {
-    const { code, text } = await run(command, ["--version"]);
-    return code === 0 ? text.trim().replace(/^v/, "") : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function isSupported(name: "node" | "bun", version: string): boolean {
-  return name === "bun" || parseInt(version) >= OLDEST_NODE;
 }

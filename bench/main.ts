@@ -3,7 +3,9 @@
 //   deno task bench             everything, in about six minutes; writes
 //                               RESULTS.md and results.svg beside this file
 //   deno task bench NAME…       parts of it, for the terminal alone
-//   deno task bench tls         what carries TLS; no part of everything
+//   deno task bench runtimes tls
+//                               the library on Node and Bun; what carries TLS;
+//                               no parts of everything
 //   deno task bench profile     where the time goes in the cases whose goals are
 //                               out of reach; no part of everything; writes
 //                               PROFILE.md beside this file
@@ -15,6 +17,7 @@ import { others } from "./part_others.ts";
 import { memory } from "./part_memory.ts";
 import { pool } from "./part_pool.ts";
 import { profile } from "./part_profile.ts";
+import { runtimes } from "./part_runtimes.ts";
 import { server } from "./part_server.ts";
 import { tls } from "./part_tls.ts";
 import { spike } from "./pool_spike.ts";
@@ -37,7 +40,7 @@ const PARTS: readonly Part[] = [
   growth,
 ];
 /** Parts that only run when they are named. */
-const MORE: readonly Part[] = [tls, profile];
+const MORE: readonly Part[] = [runtimes, tls, profile];
 
 const all = [...PARTS, ...MORE];
 const names = all.map(({ name }) => name);
