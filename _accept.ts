@@ -10,7 +10,13 @@
 
 import type { Transport } from "./codec.ts";
 import { isDisconnect, isExhaustion } from "./_errors.ts";
-import { nextTurn, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import {
+  nextRealTurn,
+  nextTurn,
+  startTimer,
+  type Timer,
+  unrefTimer,
+} from "./_timers.ts";
 
 /** First and longest pause after an accept that failed for want of resources,
  * in milliseconds: Go's `net/http` uses the same. */
@@ -92,7 +98,7 @@ export class Acceptor {
     for (let i = 0; i < MAX_DRAIN_TURNS && quiet < 2; i++) {
       if (this.#paused || this.#ended) return;
       const seen = this.#settled;
-      await nextTurn();
+      await nextRealTurn();
       quiet = this.#settled === seen ? quiet + 1 : 0;
     }
   }

@@ -223,10 +223,12 @@ export class Budget {
 
   /**
    * Asks to begin with something that will hold memory, it is not known how
-   * much: a handler's response.
+   * much: a handler's response. What it is expected to hold is set aside until
+   * `hold` says what it is.
    *
    * @param request What holds its request, which is let go of then.
-   * @param expected Bytes that it will probably hold; 0 where it is not known.
+   * @param expected Bytes that it will probably hold; 0 where it is not known,
+   * and the most is to be expected.
    * @param worth Bytes that its connection has moved to their end before.
    * @returns Whether it is granted; if not, `granted` will be called.
    */
@@ -237,7 +239,7 @@ export class Budget {
     worth: number,
   ): boolean {
     if (share.waiting) return false;
-    if (share.turn > 0) return true;
+    if (share.turn > 0 || share.held > 0) return true;
     if (request.turn > 0) {
       // It is still its turn.
       share.turn = request.turn;
@@ -246,8 +248,8 @@ export class Budget {
       this.#holders.add(share);
       return true;
     }
-    share.wanted = share.held;
-    share.need = Math.max(1, expected) - request.held;
+    share.wanted = expected > 0 ? expected : this.maxFrameLength;
+    share.need = share.wanted - request.held;
     share.whole = this.maxFrameLength;
     const rank = expected > 0 ? this.#rank(worth, expected) : "stranger";
     return this.#grant(share, rank);

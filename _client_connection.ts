@@ -42,7 +42,7 @@ const LINGER_TIMEOUT = 10_000;
 
 /** A turn of the event loop is not time: who fakes the clock in tests has it all
  * the same. */
-const { setTimeout: nextTurn } = globalThis;
+const { setTimeout: nextTurn, clearTimeout: cancelTurn } = globalThis;
 
 /** How the responses on a connection find their requests. */
 export interface Matching {
@@ -197,7 +197,7 @@ export class ClientConnection {
   receivedAt: number;
   /** Set if it may be dead: it is looked at before it is lent. */
   doubt: Doubt | undefined;
-  #endLook: (() => void) | undefined;
+  #endTurn: (() => void) | undefined;
   /** A ping is under way. */
   pinging = false;
 
@@ -486,7 +486,8 @@ export class ClientConnection {
     );
     let notifications = 0;
     for (const _ of this.#notifications) notifications++;
-    if (this.load > notifications) return this.destroy(cause);
+    const keeps = notifications > 0 || this.#mayLinger();
+    if (this.load > notifications || !keeps) return this.destroy(cause);
     this.usable = false;
     this.#discarding = true;
     this.#loadFell();
@@ -589,15 +590,16 @@ export class ClientConnection {
    * Finds out whether an idle connection still lives: whether its end has come
    * to be read meanwhile, and whether the server answers a ping, if there is
    * one. A connection that does not live is closed.
+   *
+   * The event loop turns twice: timers that are overdue, as after a thread was
+   * busy, can take the first turn without a look at what has arrived.
    */
   async check(
     ping: (() => PendingRequest) | undefined,
     timeout: number,
   ): Promise<boolean> {
-    await Promise.race([
-      turn(),
-      new Promise<void>((resolve) => this.#endLook = resolve),
-    ]);
+    await this.#turn();
+    if (!this.#dead) await this.#turn();
     if (!this.usable) return false;
     if (ping === undefined) return true;
     try {
@@ -609,13 +611,25 @@ export class ClientConnection {
     return this.usable;
   }
 
+  /** Lets the event loop turn once: what has arrived meanwhile is read. An
+   * immediate would not do, since Deno runs those before it polls. */
+  #turn(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = nextTurn(resolve, 0);
+      this.#endTurn = () => {
+        cancelTurn(timer);
+        resolve();
+      };
+    });
+  }
+
   async #ping(request: PendingRequest, timeout: number): Promise<void> {
     this.pinging = true;
     let timer: Timer | undefined;
     if (timeout > 0) {
       timer = setTimeout(async () => {
         // The thread may have been busy: what has come meanwhile is read first.
-        await turn();
+        await this.#turn();
         if (request.connection !== this) return;
         const silence = this.#silenceSince([request]);
         this.#forget(request);
@@ -691,7 +705,7 @@ export class ClientConnection {
     }
     this.#owner.connectionClosed(this);
     this.#onClosed?.();
-    this.#endLook?.();
+    this.#endTurn?.();
     const writing = this.load > 0 && this.#flushing;
     // What a goaway vouches for does not depend on a write's fate.
     if (this.goneAway) this.#refuseRequests(cause);
@@ -779,10 +793,4 @@ export class ClientConnection {
 
 function ended(): Error {
   return namedError("UnexpectedEof", "Server closed the connection");
-}
-
-/** Lets the event loop turn once: what has arrived meanwhile is read. An
- * immediate would not do, since Deno runs those before it polls. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => nextTurn(resolve, 0));
 }

@@ -4,32 +4,25 @@
 // a function. Must not know: where the connection came from, which others there
 // are, and what is done about them all.
 
-import { type Budget, UNCOUNTED } from "./_budget.ts";
+import { UNCOUNTED } from "./_budget.ts";
 import { callDetached, ignore, isThenable } from "./_callbacks.ts";
-import type { Correlation } from "./_correlation.ts";
 import { isDisconnect, namedError } from "./_errors.ts";
-import type { Goaway } from "./_goaway.ts";
 import type { ReadAhead } from "./_handshake.ts";
-import { show } from "./_options.ts";
 import { countEmpty } from "./_progress.ts";
 import { freeMemory } from "./_read_buffer.ts";
 import { ConnectionContext } from "./_server_context.ts";
 import { CorrelatedResponses } from "./_server_correlated.ts";
-import {
-  greet,
-  type GreetingSettings,
-  hasGreeting,
-} from "./_server_greeting.ts";
+import { greet, hasGreeting } from "./_server_greeting.ts";
 import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
+import { checkResult, FAILED, recover } from "./_server_result.ts";
 import { SendQueue } from "./_server_send_queue.ts";
-import {
-  nextTurn,
-  refTimer,
-  startTimer,
-  type Timer,
-  unrefTimer,
-} from "./_timers.ts";
+import type {
+  ConnectionSettings,
+  ConnectionStats,
+  Reason,
+} from "./_server_settings.ts";
+import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 import { FrameDecoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
@@ -59,71 +52,6 @@ const SCRAP: Uint8Array<ArrayBuffer> = new Uint8Array(4096);
 
 const EMPTY = new Uint8Array(0);
 
-/** Why a connection has ended; `CloseReason` documents each. */
-type Reason =
-  | "end"
-  | "lost"
-  | "close"
-  | "idle"
-  | "shutdown"
-  | "forced"
-  | "handshake"
-  | "frame"
-  | "handler"
-  | "timeout"
-  | "error";
-
-/** What is set for a connection; all connections of a server share it. */
-export interface ConnectionSettings extends GreetingSettings {
-  /** Where ids stand, if frames carry any. */
-  readonly correlation: Correlation | undefined;
-  /** What is said at the end where nothing else is. */
-  readonly goaway: Goaway | undefined;
-  /** Makes a response, or a promise of one. */
-  readonly handler: (
-    payload: Uint8Array<ArrayBuffer>,
-    context: ConnectionContext,
-  ) => unknown;
-  /** What a handler returns to write no response. */
-  readonly noResponse: unknown;
-  /** Handlers at once. */
-  readonly concurrency: number;
-  /** The memory that all connections share, if it is limited. */
-  readonly budget: Budget | undefined;
-  /** Limits in milliseconds; 0 is none. */
-  readonly idleTimeout: number;
-  readonly readTimeout: number;
-  readonly writeTimeout: number;
-  readonly handshakeTimeout: number;
-  /** How long the peer's end is waited for behind a goaway. */
-  readonly shutdownTimeout: number;
-  /** May give a response in place of a failed handler's. */
-  readonly onError:
-    | ((error: unknown, context: ConnectionContext) => unknown)
-    | undefined;
-  /** Told of an error that nothing is answered to. It never throws. */
-  report(error: unknown, context: ConnectionContext | undefined): void;
-  /** Told of a handler's failure where there is no `onError`. It never
-   * throws. */
-  printFailure(error: unknown, context: ConnectionContext): void;
-  /** Observers of connections. They never throw. */
-  readonly opened: ((context: ConnectionContext) => void) | undefined;
-  readonly ended:
-    | ((context: ConnectionContext, reason: Reason) => void)
-    | undefined;
-  /** Runs what must not run in the async context of a request. */
-  readonly inOwnContext: <R>(fn: () => R) => R;
-}
-
-/** Figures that connections count; all connections of a server share them. */
-export interface ConnectionStats {
-  requests: number;
-  inFlight: number;
-  bytesIn: number;
-  bytesOut: number;
-  errors: number;
-}
-
 /** The responses of one connection, ordered or correlated. A ticket stands for
  * a request that waits for its response. */
 interface Responses<Ticket> {
@@ -136,9 +64,6 @@ interface Responses<Ticket> {
   fail(ticket: Ticket): boolean;
   clear(): void;
 }
-
-/** In place of a response: there is none, and none will come. */
-const FAILED: unique symbol = Symbol("failed");
 
 /**
  * One connection. What goes on:
@@ -211,7 +136,7 @@ export class ServerConnection {
   #memory: ConnectionMemory | undefined;
   /** Wakes the read loop from its pause. */
   #wake: (() => void) | null = null;
-  /** Limits the greeting, and later the lingering. */
+  /** Limits the greeting, delays a drain, and limits the lingering. */
   #timer: Timer | undefined;
   /** Whether it keeps the process alive. */
   #refed = true;
@@ -313,11 +238,10 @@ export class ServerConnection {
   }
 
   /** Drains once what has arrived already was read. */
-  async drainSoon(): Promise<void> {
-    for (let i = 0; i < DRAIN_TURNS; i++) {
-      await nextTurn();
-    }
-    this.drain();
+  drainSoon(turns = DRAIN_TURNS): void {
+    if (turns === 0 || this.#phase === "greeting") return this.drain();
+    if (this.#phase !== "open") return;
+    this.#timer = startTimer(() => this.drainSoon(turns - 1), 0);
   }
 
   // ---- Reading
@@ -509,7 +433,7 @@ export class ServerConnection {
       result = handler(frame, this.context);
       if (result instanceof Uint8Array || !isThenable(result)) {
         // Nothing to wait for: no ticket, no turn.
-        this.#responses.answer(this.#check(result, id), id);
+        this.#responses.answer(checkResult(result, id, this.#settings), id);
         this.#stats.inFlight--;
         return;
       }
@@ -530,7 +454,7 @@ export class ServerConnection {
     try {
       result = await pending;
       if (result !== FAILED) {
-        result = this.#check(result, id);
+        result = checkResult(result, id, this.#settings);
         this.#responses.judge(result as Uint8Array | undefined);
       }
     } catch (error) {
@@ -545,55 +469,16 @@ export class ServerConnection {
     }
   }
 
-  /**
-   * Judges what a handler has returned.
-   *
-   * @returns The response, or undefined where there is to be none.
-   */
-  #check(result: unknown, id: number): Uint8Array | undefined {
-    const { noResponse, goaway } = this.#settings;
-    if (result instanceof Uint8Array) {
-      if (goaway?.equals(result, id)) {
-        throw new TypeError(
-          "Handler returned the goaway, which would end the connection; return another response",
-        );
-      }
-      return result;
-    }
-    if (result === noResponse) return undefined;
-    throw noResponseError(result);
-  }
-
-  /** Asks `onError` for a response in place of a failed handler's. It never
-   * throws or rejects. */
+  /** What there is instead of a failed handler's response, perhaps later. */
   #recover(error: unknown, id: number): unknown {
     // A handler that gave up because its connection had gone has not failed.
     if (this.context.abortedWith(error)) return FAILED;
     this.#stats.errors++;
-    const { onError, printFailure } = this.#settings;
-    if (onError === undefined) {
-      printFailure(error, this.context);
-      return FAILED;
-    }
-    const usable = (answer: unknown) => {
-      try {
-        if (!(answer instanceof Uint8Array)) return FAILED;
-        const response = this.#check(answer, id);
-        this.#responses.judge(response);
-        return response;
-      } catch {
-        return FAILED;
-      }
-    };
-    try {
-      const answer = onError(error, this.context);
-      return isThenable(answer)
-        ? Promise.resolve(answer).then(usable, () => FAILED)
-        : usable(answer);
-    } catch {
-      // There is nobody left to tell.
-      return FAILED;
-    }
+    return recover(error, this.context, this.#settings, (answer) => {
+      const response = checkResult(answer, id, this.#settings);
+      this.#responses.judge(response);
+      return response;
+    });
   }
 
   #settle(ticket: unknown, result: unknown): void {
@@ -739,6 +624,7 @@ export class ServerConnection {
   /** Half-closes, and waits for the peer's end. */
   #linger(): void {
     this.#phase = "lingering";
+    clearTimeout(this.#timer);
     const { shutdownTimeout } = this.#settings;
     const limit = this.#mayGoAway ? shutdownTimeout || LONGEST_LINGER : LINGER;
     this.#timer = startTimer(() => this.#destroy("end"), limit);
@@ -849,15 +735,6 @@ export class ServerConnection {
       (ref ? refTimer : unrefTimer)(this.#timer);
     }
   }
-}
-
-/** The failure of a handler that has returned what is no response. */
-export function noResponseError(result: unknown): Error {
-  return new TypeError(
-    `Handler returned ${
-      show(result)
-    }; return a Uint8Array, or NO_RESPONSE for a request that gets no response`,
-  );
 }
 
 /** A rejection that nobody has to handle. */

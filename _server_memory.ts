@@ -311,7 +311,8 @@ export class ConnectionMemory {
     // Who refers to buffers that are counted by themselves is judged, too.
     const least = pins > 0 || turnBytes > 0 ? 1 : 0;
     this.#budget.hold(this.#out, Math.max(least, counted));
-    this.#budget.hold(this.#begin, turnBytes);
+    // What was set aside is known now, but for handlers that are still at work.
+    if (!pending) this.#budget.hold(this.#begin, turnBytes);
     if (writing) this.#budget.resume(this.#out);
     else this.#out.paused = true;
     if (!pending && buffered === 0) {

@@ -385,7 +385,7 @@ export class RequestTimeoutError extends Error {
 
   /** Makes the error from the limit in milliseconds. */
   constructor(timeout: number, options?: ErrorOptions) {
-    super(`PendingRequest did not settle within ${timeout} ms`, options);
+    super(`Request did not settle within ${timeout} ms`, options);
     this.name = "RequestTimeoutError";
     this.timeout = timeout;
   }

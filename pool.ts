@@ -744,9 +744,8 @@ export class Pool<T> implements AsyncDisposable {
       });
       return pool;
     } catch (error) {
-      pool.close();
-      // Nobody waits for that.
-      pool.#unholdDrain();
+      // Nobody waits for that: it needs no limit.
+      if (pool.#closed === undefined) pool.#shut(0);
       throw error;
     } finally {
       pool.#opener = undefined;
@@ -1054,7 +1053,7 @@ export class Pool<T> implements AsyncDisposable {
     } catch (error) {
       return Promise.reject(error);
     }
-    const closed = this.#closed ?? this.#shut();
+    const closed = this.#closed ?? this.#shut(this.#drainTimeout);
     if (signal !== undefined && this.#open > this.#held) {
       const stop = () => {
         this.#rejectClosed(signal.reason);
@@ -1719,7 +1718,7 @@ export class Pool<T> implements AsyncDisposable {
   }
 
   /** Begins to close the pool. Calls back. */
-  #shut(): Promise<void> {
+  #shut(drainTimeout: number): Promise<void> {
     const { promise, resolve, reject } = defer<void>();
     this.#closed = promise;
     this.#resolveClosed = resolve;
@@ -1741,8 +1740,8 @@ export class Pool<T> implements AsyncDisposable {
     }
     this.#openings.abort(error);
     if (this.#open > this.#held) {
-      if (isBounded(this.#drainTimeout)) {
-        this.#drainTimer = startTimer(() => this.#drain(), this.#drainTimeout);
+      if (isBounded(drainTimeout)) {
+        this.#drainTimer = startTimer(() => this.#drain(), drainTimeout);
       }
       if (!this.#leaks.enabled) this.#reaper.stop();
     } else {

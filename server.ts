@@ -69,15 +69,13 @@ import {
   show,
   signalOption,
 } from "./_options.ts";
-import {
-  type ConnectionSettings,
-  noResponseError,
-  ServerConnection,
-} from "./_server_connection.ts";
+import { ServerConnection } from "./_server_connection.ts";
 import { ConnectionSet } from "./_server_connections.ts";
 import { observe, printFailure } from "./_server_hooks.ts";
+import { noResponseError } from "./_server_result.ts";
+import type { ConnectionSettings } from "./_server_settings.ts";
 import { onAbort } from "./_server_signals.ts";
-import { nextTurn, startTimer } from "./_timers.ts";
+import { startTimer } from "./_timers.ts";
 import {
   type CorrelationOptions,
   FrameEncoder,
@@ -825,6 +823,8 @@ class RunningServer implements Server {
   #signals: (() => void)[] | undefined = [];
   #refed = true;
   #shutdown: Promise<void> | undefined;
+  /** A shutdown waits for turns of the event loop to accept who is queued. */
+  #acceptsQueue = false;
   /** What is still accepted is drained, or closed. */
   #state: "accepting" | "draining" | "closed" = "accepting";
 
@@ -909,24 +909,34 @@ class RunningServer implements Server {
     const timer = shutdownTimeout > 0
       ? startTimer(() => this.close(), shutdownTimeout)
       : undefined;
-    // A connection that the system has accepted would be reset, and what has
-    // arrived but was not read yet has been received, too.
-    await Promise.all([this.#acceptor.drainQueue(), this.#untilQuiet()]);
+    // Both at once: who waits in the queue does not wait for those who send.
+    this.#acceptWhoIsQueued();
+    await this.#untilQuiet();
     if (this.#state === "accepting") this.#state = "draining";
-    this.#acceptor.stop();
     for (const connection of this.#connections) connection.drain();
     await this.finished;
     clearTimeout(timer);
   }
 
-  /** Waits until no connection is queued, and no byte to be read. */
+  /** Stops accepting once nobody waits in the queue: the system has accepted
+   * them, and would reset them. */
+  async #acceptWhoIsQueued(): Promise<void> {
+    this.#acceptsQueue = true;
+    await this.#acceptor.drainQueue();
+    this.#acceptsQueue = false;
+    this.#acceptor.stop();
+    this.#finishIfDone();
+  }
+
+  /** Waits until there is no byte to be read: what has arrived but was not read
+   * yet has been received, too. */
   async #untilQuiet(): Promise<void> {
     const seen = () => this.#stats.totalConnections + this.#stats.bytesIn;
     let quiet = 0;
     for (let i = 0; i < MAX_DRAIN_TURNS && quiet < QUIET_TURNS; i++) {
-      if (this.#state === "closed") return;
+      if (this.#state === "closed" || this.#connections.size === 0) return;
       const before = seen();
-      await nextTurn();
+      await new Promise((resolve) => setTimeout(resolve, 0));
       quiet = seen() === before ? quiet + 1 : 0;
     }
   }
@@ -968,7 +978,7 @@ class RunningServer implements Server {
     this.#stats.totalConnections++;
     this.#connections.add(connection);
     connection.serve(secured);
-    // It was accepted in the very moment in which accepting ended.
+    // It was in the queue.
     if (this.#state === "draining") connection.drainSoon();
   }
 
@@ -979,7 +989,9 @@ class RunningServer implements Server {
   };
 
   #finishIfDone(): void {
-    if (!this.#acceptor.ended || this.#connections.size > 0) return;
+    if (
+      !this.#acceptor.ended || this.#acceptsQueue || this.#connections.size > 0
+    ) return;
     for (const forget of this.#signals ?? []) forget();
     this.#signals = undefined;
     this.#resolveFinished();

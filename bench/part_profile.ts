@@ -2,12 +2,13 @@
 // profiler sees it; it writes PROFILE.md beside this file.
 
 import { Child, sleep } from "./child.ts";
+import type { Shape } from "./contest.ts";
 import type { Frames } from "./load.ts";
 import { interleave, ratio, spread } from "./measure.ts";
 import type { Findings, Measurement, Part, Row, Step } from "./measure.ts";
 import { CALLERS, CALLERS_GOAL } from "./part_client.ts";
 import { FEW_WAITERS, MANY_WAITERS, WAITERS_GOAL } from "./part_growth.ts";
-import { FIFTY, FIFTY_GOAL } from "./part_server.ts";
+import { FIFTY, FIFTY_GOAL, largeShape } from "./part_server.ts";
 import type { Place, Profile } from "./profiler.ts";
 import { keep, machine, number, quartiles } from "./report.ts";
 
@@ -23,7 +24,7 @@ const FLAGS = ["--v8-flags=--detailed-line-info"];
 export const profile: Part = {
   name: "profile",
   title: "Profile",
-  steps: 3 * (ROUNDS + 1),
+  steps: 4 * (ROUNDS + 1) + 1,
   run,
 };
 
@@ -62,11 +63,13 @@ interface Case {
 
 async function run(step: Step): Promise<Findings> {
   const cases = [
-    await profileServer(step),
+    await profileMany(step),
+    await profileLarge(step),
     await profileClient(step),
     await profilePool(step),
   ];
-  await keep("PROFILE.md", formatPage(cases));
+  step("what the runtime itself costs");
+  await keep("PROFILE.md", formatPage(cases, await measureGround()));
   return {
     rows: cases.map(({ row }) => row),
     rates: cases.flatMap(({ unit, columns }) =>
@@ -80,21 +83,84 @@ async function run(step: Step): Promise<Findings> {
   };
 }
 
-async function profileServer(step: Step): Promise<Case> {
+async function profileMany(step: Step): Promise<Case> {
+  const other = { who: "echo by hand", name: "by hand" };
+  const [byHand, ours] = await profileServers(other, FIFTY, () => {
+    step("server, 50 frames at a time");
+  });
+  const row = {
+    what: "Server, 50 frames at a time, of an echo by hand",
+    figure: ratio(ours.rates, byHand.rates),
+    unit: "×",
+    least: FIFTY_GOAL,
+  };
+  return {
+    title: "Server, 50 frames of 64 bytes at a time",
+    unit: "frame",
+    row,
+    figures: shortfall(row, ours, byHand, "frame"),
+    words:
+      "The echo by hand has one buffer to read into and one to write from, for" +
+      " as long as a connection lives, since nobody keeps a payload. wirepool" +
+      " hands payloads out, and so has to read into memory that is new, which" +
+      " the runtime clears (`#allocate`), and which is not in the processor's" +
+      " cache. The rest is a little in each of many places: a handler that may" +
+      " be anything, an answer that may be any bytes, layouts, limits and" +
+      " figures. What a built-in of V8 takes, to make a view or to copy," +
+      " counts for the function that calls it.",
+    columns: [byHand, ours],
+  };
+}
+
+async function profileLarge(step: Step): Promise<Case> {
+  const shape = largeShape(64 * 1024);
+  const other = { who: "loop by hand", name: "by hand, large" };
+  const [byHand, ours] = await profileServers(other, shape, () => {
+    step("server, frames of 64 KiB");
+  });
+  const row = {
+    what: "Server, 64 KiB frames, of a loop by hand",
+    figure: ratio(ours.rates, byHand.rates),
+    unit: "×",
+    least: 1,
+  };
+  return {
+    title: "Server, frames of 64 KiB",
+    unit: "frame",
+    row,
+    figures: shortfall(row, ours, byHand, "frame"),
+    words:
+      "The loop by hand believes the header, and has the whole frame's memory" +
+      " before the first byte of it. wirepool begins with the room that a" +
+      " silent connection waits with, and goes on in the frame's memory once" +
+      " enough of the frame has come: what that copies is in `#move`. Since the" +
+      " loop echoes, its payload stands behind its header already and leaves in" +
+      " one write; an answer of a handler's does not, and there is no write of" +
+      " two buffers.",
+    columns: [byHand, ours],
+  };
+}
+
+/** Profiles the server, and another one beside it. */
+async function profileServers(
+  other: { who: string; name: string },
+  shape: Shape,
+  step: () => void,
+): Promise<[Column, Column]> {
   await using load = new Child("load.ts");
   await using servers = new AsyncDisposableStack();
   const subject = async (name: string): Promise<Subject> => {
     const server = servers.use(new Child("servers.ts", FLAGS));
     const port = await server.call<number>("serve", name);
     const plain = async () => {
-      await load.call("hold", port, FIFTY.connections);
-      const options = { ...FIFTY, seconds: SECONDS };
+      await load.call("hold", port, shape.connections);
+      const options = { ...shape, seconds: SECONDS };
       return (await load.call<Frames>("frames", options)).rate;
     };
     const profiled = async () => {
-      await load.call("hold", port, FIFTY.connections);
+      await load.call("hold", port, shape.connections);
       await server.call("startProfile");
-      const options = { ...FIFTY, seconds: SECONDS + 0.1 };
+      const options = { ...shape, seconds: SECONDS + 0.1 };
       const frames = load.call<Frames>("frames", options);
       // The load has begun, and has not ended.
       await sleep(100);
@@ -108,34 +174,14 @@ async function profileServer(step: Step): Promise<Case> {
     };
     return { plain, profiled };
   };
-  const [raw, ours] = await measure(
+  const columns = await measure(
     {
-      "raw echo": await subject("raw"),
+      [other.who]: await subject(other.name),
       wirepool: await subject("wirepool"),
     },
-    () => step("server, 50 frames at a time"),
+    step,
   );
-  const row = {
-    what: "Server, 50 frames at a time, of a raw echo",
-    figure: ratio(ours!.rates, raw!.rates),
-    unit: "×",
-    least: FIFTY_GOAL,
-  };
-  return {
-    title: "Server, 50 frames of 64 bytes at a time",
-    unit: "frame",
-    row,
-    figures: shortfall(row, ours!, raw!, "frame"),
-    words:
-      "A raw echo gives back what it has read: it has nothing to do for a" +
-      " frame, and all of its time is for one read and one write for every 50" +
-      " of them. wirepool reads and writes as often, and between the two it" +
-      " judges each header, makes a view of each payload, calls the handler" +
-      " and copies its answer behind a header. That is what stands between: a" +
-      " little in each of many places. What a built-in of V8 takes," +
-      " to make a view or to copy, counts for the function that calls it.",
-    columns: [raw!, ours!],
-  };
+  return [columns[0]!, columns[1]!];
 }
 
 async function profileClient(step: Step): Promise<Case> {
@@ -240,6 +286,57 @@ async function profilePool(step: Step): Promise<Case> {
       " waiter again: so many do not fit in the processor's caches.",
     columns: [few!, many!, ringFew!, ringMany!],
   };
+}
+
+/** What the runtime would have to offer for more, with what it costs that it does
+ * not; each is a few lines of ground.ts. */
+async function measureGround(): Promise<string[]> {
+  await using ground = new Child("ground.ts");
+  const lines: string[] = [];
+  const line = async (what: string, call: string, ...values: number[]) => {
+    const cost = await ground.call<number>(call, ...values);
+    lines.push(`| ${what} | ${number(cost)} |`);
+  };
+  for (const [name, size] of [["17 KiB", 17], ["64 KiB", 64]] as const) {
+    await line(`A new buffer of ${name}`, "newBuffer", 1024 * size);
+    await line(`The same bytes, written once more`, "fill", 1024 * size);
+  }
+  await line("A new buffer of 1 MiB", "newBuffer", 1024 * 1024);
+  await line("The same bytes, written once more", "fill", 1024 * 1024);
+  await line("A view of 64 bytes", "view");
+  await line("A copy of 64 bytes", "copy");
+  await line("A reading of the clock", "clock");
+  await line(
+    "A frame of 4 KiB, header and payload in one write",
+    "writes",
+    4096,
+    1,
+  );
+  await line("The same in two writes", "writes", 4096, 2);
+  return [
+    "## What the runtime would have to offer for more",
+    "",
+    "Each of these is a few lines of [ground.ts](ground.ts), with nothing of the" +
+    " library in it; the best of some calls, in nanoseconds.",
+    "",
+    "| What | ns |",
+    "| --- | ---: |",
+    ...lines,
+    "",
+    "- Buffers that are not cleared (Node's `Buffer.allocUnsafe` for what is read" +
+    " over at once). A new buffer is cleared whether or not a read fills it, and" +
+    " for large frames that is the largest single cost. With them a frame's" +
+    " memory would cost nothing but the read.",
+    "- A read that brings its own memory when bytes have come, as libuv's and" +
+    " Bun's do, in place of memory that waits for them. A silent connection would" +
+    " then hold no room at all, and a burst would get as much as it needs. A" +
+    " pending read cannot be taken back but by closing, so that the room of the" +
+    " last burst stays for as long as a connection is silent.",
+    "- A write of several buffers (`writev`). A large payload leaves in two" +
+    " writes, or is copied behind its header.",
+    "- Views that cost less: a view takes longer than the copy of what it shows.",
+    "",
+  ];
 }
 
 /** Profiles one call of a child that marks begin and end itself. */
@@ -378,7 +475,10 @@ function classify({ name, url }: Place): Omit<Time, "time"> {
 
 // The page.
 
-function formatPage(cases: readonly Case[]): string {
+function formatPage(
+  cases: readonly Case[],
+  ground: readonly string[],
+): string {
   return [
     "# Profile",
     "",
@@ -400,6 +500,7 @@ function formatPage(cases: readonly Case[]): string {
     ...machine().map((line) => `- ${line}`),
     "",
     ...cases.flatMap(formatCase),
+    ...ground,
   ].join("\n");
 }
 

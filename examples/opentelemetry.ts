@@ -10,7 +10,7 @@ import {
   SpanKind,
   SpanStatusCode,
   trace,
-} from "npm:@opentelemetry/api@1";
+} from "npm:@opentelemetry/api@1.10.0";
 import { concat } from "@std/bytes";
 import { Client, type Handler, serve } from "@wirepool/net";
 

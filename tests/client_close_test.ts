@@ -125,8 +125,8 @@ Deno.test("close() keeps nothing idle and opens nothing to be, while it waits", 
   // What lay idle for so long is looked at first.
   while (network.requests.length === 0) await immediate();
   const closing = client.close();
-  await ticks();
-  assertEquals(client.stats().pool.open, 1);
+  // One more may have been on its way, in place of the one that was lent.
+  while (client.stats().pool.open > 1) await immediate();
   const dials = network.conns.length;
   await time.pass(5000);
   assertEquals(network.conns.length, dials);

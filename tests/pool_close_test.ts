@@ -7,8 +7,15 @@ import {
   assertInstanceOf,
   assertRejects,
   assertStrictEquals,
+  assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
-import { PoolClosedError, PoolTimeoutError } from "../pool.ts";
+import {
+  Pool,
+  PoolClosedError,
+  type PoolCloseReason,
+  PoolTimeoutError,
+} from "../pool.ts";
 import {
   countListeners,
   never,
@@ -17,7 +24,7 @@ import {
   states,
   watch,
 } from "./pool_support.ts";
-import { settle } from "./time_support.ts";
+import { FakeClock, settle } from "./time_support.ts";
 
 Deno.test("Pool counts a place as taken until its close has ended, however it ends", async () => {
   const boom = new Error("boom");
@@ -233,4 +240,227 @@ Deno.test("Pool lends nothing to a caller who calls back while it closes", async
   for (const result of results) {
     assert(result === undefined || result instanceof PoolClosedError);
   }
+});
+
+// ---- releaseTimeout ----------------------------------------------------------
+
+Deno.test("Pool frees the place of a close that overruns releaseTimeout, 5 s by default, and reports it", async () => {
+  for (const releaseTimeout of [undefined, 70]) {
+    const gate = Promise.withResolvers<void>();
+    const reasons: PoolCloseReason[] = [];
+    using rig = new Rig({
+      maxCap: 1,
+      close: () => gate.promise,
+      ...(releaseTimeout && { releaseTimeout }),
+      hooks: { closed: (_, reason) => reasons.push(reason) },
+    });
+    const limit = releaseTimeout ?? 5_000;
+    const [a] = await rig.take(1);
+    const get = watch(rig.pool.get());
+    rig.pool.discard(a!);
+    await rig.clock.tick(limit - 1);
+    assertEquals([get.state, reasons.length], ["pending", 0]);
+    await rig.clock.tick(1);
+    assertEquals(get.value?.id, 2);
+    assertEquals(reasons, ["discard"]);
+    const [error, operation] = rig.errors[0]!;
+    assertEquals(operation, "close");
+    assertInstanceOf(error, PoolTimeoutError);
+    assertStringIncludes(
+      error.message,
+      `The close did not end within ${limit} ms`,
+    );
+    // What it does later is nobody's concern.
+    gate.reject(new Error("late"));
+    await settle();
+    assertEquals([rig.errors.length, reasons.length], [1, 1]);
+    assertEquals(rig.now, "open 1 idle 0 inUse 1 opening 0 waiting 0");
+    assertEquals(rig.clock.timers, 0);
+  }
+});
+
+Deno.test("Pool.close() does not wait longer for a hung close than releaseTimeout", async () => {
+  using rig = new Rig({ close: never, releaseTimeout: 100, drainTimeout: 0 });
+  for (const resource of await rig.take(2)) rig.pool.put(resource);
+  const closed = watch(rig.pool.close());
+  await rig.clock.tick(99);
+  assertEquals(closed.state, "pending");
+  await rig.clock.tick(1);
+  assertEquals(closed.state, "resolved");
+  assertEquals(rig.errors.map(([, operation]) => operation), [
+    "close",
+    "close",
+  ]);
+});
+
+Deno.test("Pool sets no timer for a close that returns no promise", async () => {
+  using rig = new Rig();
+  const [a] = await rig.take(1);
+  rig.pool.discard(a!);
+  assertEquals(rig.clock.sets, 0);
+});
+
+// ---- drainTimeout --------------------------------------------------------------
+
+Deno.test("Pool.close() closes what borrowers hold after drainTimeout, 10 s by default, and resolves", async () => {
+  for (const drainTimeout of [undefined, 300]) {
+    const reasons: PoolCloseReason[] = [];
+    using rig = new Rig({
+      ...(drainTimeout && { drainTimeout }),
+      hooks: { closed: (_, reason) => reasons.push(reason) },
+    });
+    const limit = drainTimeout ?? 10_000;
+    const [a, b] = await rig.take(2);
+    const closed = watch(rig.pool.close());
+    // It is waited for: the process must stay.
+    assertEquals(rig.clock.held, 1);
+    await rig.clock.tick(limit - 1);
+    assertEquals([closed.state, rig.closed.length], ["pending", 0]);
+    await rig.clock.tick(1);
+    assertEquals(closed.state, "resolved");
+    assertEquals(rig.closed, [a!, b!]);
+    assertEquals(reasons, ["close", "close"]);
+    assertEquals(rig.now, "open 0 idle 0 inUse 0 opening 0 waiting 0");
+    assertEquals(rig.clock.timers, 0);
+    // Putting what the drain has closed is ignored, and so is discarding it.
+    const before = rig.pool.stats();
+    rig.pool.put(a!);
+    rig.pool.discard(b!);
+    assertEquals(rig.pool.stats(), before);
+    assertEquals(rig.closed, [a!, b!]);
+    // Once: after that it is as wrong as ever.
+    assertThrows(() => rig.pool.put(a!), TypeError);
+    assertEquals(rig.errors, []);
+  }
+});
+
+Deno.test("Pool.close() with drainTimeout 0 waits for borrowers for ever", async () => {
+  using rig = new Rig({ drainTimeout: 0 });
+  const [a] = await rig.take(1);
+  const closed = watch(rig.pool.close());
+  assertEquals(rig.clock.timers, 0);
+  await rig.clock.tick(1e9);
+  assertEquals(closed.state, "pending");
+  rig.pool.put(a!);
+  await settle();
+  assertEquals(closed.state, "resolved");
+});
+
+Deno.test("Pool.close() that drains waits for the closes it makes, but no longer than releaseTimeout", async () => {
+  using rig = new Rig({
+    drainTimeout: 100,
+    releaseTimeout: 50,
+    close: ({ id }) =>
+      id === 1
+        ? never()
+        : new Promise<void>((resolve) => setTimeout(resolve, 20)),
+  });
+  const [, b] = await rig.take(2);
+  const closed = watch(rig.pool.close());
+  await rig.clock.tick(100);
+  // Also while its close is under way.
+  rig.pool.put(b!);
+  await rig.clock.tick(49);
+  assertEquals(closed.state, "pending");
+  await rig.clock.tick(1);
+  assertEquals(closed.state, "resolved");
+});
+
+Deno.test("A lease or a use that the drain has ended does nothing more", async () => {
+  using rig = new Rig({ drainTimeout: 100 });
+  const lease = await rig.pool.lease();
+  const other = await rig.pool.lease();
+  const gate = Promise.withResolvers<string>();
+  const used = watch(rig.pool.use(() => gate.promise));
+  const failing = watch(rig.pool.use(() => gate.promise.then(() => never())));
+  await settle();
+  const closed = watch(rig.pool.close());
+  await rig.clock.tick(100);
+  assertEquals([closed.state, rig.closed.length], ["resolved", 4]);
+  lease.put();
+  assertThrows(() => lease.put(), TypeError, "The lease is over");
+  other[Symbol.dispose]();
+  gate.resolve("done");
+  await settle();
+  assertEquals([used.value, failing.state], ["done", "pending"]);
+  assertEquals(rig.closed.length, 4);
+});
+
+Deno.test("The end of an await using block lets its error through, whatever was never put", async () => {
+  using clock = new FakeClock();
+  const boom = new Error("the reason");
+  const closed: Resource[] = [];
+  const block = watch((async () => {
+    await using pool = new Pool<Resource>({
+      factory: () => ({ id: 1 }),
+      close: (resource) => closed.push(resource),
+    });
+    await pool.get(); // and never put
+    throw boom;
+  })());
+  await clock.tick(9_999);
+  assertEquals(block.state, "pending");
+  await clock.tick(1);
+  assertStrictEquals(block.error, boom);
+  assertEquals(closed, [{ id: 1 }]);
+});
+
+Deno.test("Pool.close() waits no longer than drainTimeout for a factory that ignores its signal", async () => {
+  const reasons: PoolCloseReason[] = [];
+  using rig = new Rig({
+    drainTimeout: 100,
+    hooks: { closed: (_, reason) => reasons.push(reason) },
+  }, true);
+  const get = watch(rig.pool.get());
+  await settle();
+  const closed = watch(rig.pool.close());
+  await rig.clock.tick(100);
+  assertEquals([get.state, closed.state], ["rejected", "resolved"]);
+  const late = await rig.deliver(0);
+  assertEquals(rig.closed, [late]);
+  assertEquals(reasons, ["late"]);
+  assertEquals(rig.errors, []);
+  assertEquals(rig.stats().open, 0);
+});
+
+Deno.test("Pool.close() given up by its signal still drains, without keeping the process alive", async () => {
+  using rig = new Rig();
+  const [a] = await rig.take(1);
+  const stop = new AbortController();
+  const closed = watch(rig.pool.close({ signal: stop.signal }));
+  stop.abort();
+  await settle();
+  assertEquals(closed.state, "rejected");
+  assertEquals([rig.clock.timers, rig.clock.held], [1, 0]);
+  await rig.clock.tick(10_000);
+  assertEquals(rig.closed, [a!]);
+});
+
+Deno.test("Pool.open() that fails leaves nothing behind that keeps the process alive", async () => {
+  using clock = new FakeClock();
+  let calls = 0;
+  const opening = watch(Pool.open({
+    factory: () => ++calls === 1 ? Promise.reject(new Error("down")) : never(),
+    initialCap: 2,
+  }));
+  await settle();
+  assertEquals(opening.state, "rejected");
+  assertEquals(clock.held, 0);
+});
+
+Deno.test("Pool stays whole when callbacks give back in the middle of a drain", async () => {
+  const others: Resource[] = [];
+  using rig: Rig = new Rig({
+    drainTimeout: 100,
+    close: () => {
+      for (const other of others.splice(0)) rig.pool.put(other);
+    },
+    hooks: { released: (resource) => rig.pool.put(resource) },
+  });
+  others.push(...await rig.take(3));
+  const closed = watch(rig.pool.close());
+  await rig.clock.tick(100);
+  assertEquals(closed.state, "resolved");
+  assertEquals(new Set(rig.closed).size, 3);
+  assertEquals(rig.closed.length, 3);
 });

@@ -2,6 +2,7 @@
 
 import {
   assertEquals,
+  assertInstanceOf,
   assertLess,
   assertRejects,
   assertStrictEquals,
@@ -105,6 +106,9 @@ Deno.test("Pool rejects options of the wrong type or range, and says what it rec
       "factoryTimeout",
       "pingTimeout",
       "pingAfterIdle",
+      "pingInterval",
+      "releaseTimeout",
+      "drainTimeout",
       "leakTimeout",
       "reapInterval",
     ]
@@ -213,4 +217,39 @@ Deno.test("Pool's limits that are longer than a runtime's timers can be are not 
   assertLess(rig.clock.sets, 50);
   await rig.clock.tick(2 ** 32);
   assertEquals(states(waiters), "jjj");
+});
+
+Deno.test("Pool's methods take undefined and null for no signal, and refuse whatever else is none", async () => {
+  using rig = new Rig({ maxCap: 1 });
+  const [a] = await rig.take(1);
+  for (const signal of [undefined, null]) {
+    const get = watch(rig.pool.get({ signal }));
+    rig.pool.put(a!);
+    await settle();
+    assertStrictEquals(get.value, a);
+  }
+  rig.pool.put(a!);
+  const before = rig.pool.stats();
+  const bad = [5, "x", true, {}, [], { aborted: true }, new EventTarget()];
+  for (const value of bad) {
+    const options = { signal: value as unknown as AbortSignal };
+    const calls: Record<string, () => Promise<unknown>> = {
+      get: () => rig.pool.get(options),
+      use: () => rig.pool.use(() => {}, options),
+      lease: () => rig.pool.lease(options),
+      close: () => rig.pool.close(options),
+    };
+    for (const [name, call] of Object.entries(calls)) {
+      // None throws; the promise rejects.
+      const error = await assertRejects(
+        call,
+        TypeError,
+        "Option signal must be an AbortSignal, received",
+        name,
+      );
+      assertInstanceOf(error, TypeError);
+    }
+  }
+  assertEquals(rig.pool.stats(), before);
+  await rig.pool.close({ signal: null });
 });

@@ -1,8 +1,8 @@
 // resize() and evict(): limits that change, and resources that must go.
 
-import { assertEquals, assertStrictEquals } from "@std/assert";
+import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import type { PoolCloseReason } from "../pool.ts";
-import { never, Rig, states, watch } from "./pool_support.ts";
+import { never, type Resource, Rig, states, watch } from "./pool_support.ts";
 import { settle } from "./time_support.ts";
 
 Deno.test("Pool.resize() closes idle surplus at once, the coldest first, and borrowed as it comes back", async () => {
@@ -128,4 +128,40 @@ Deno.test("Pool.evict() of one resource closes it idle, or at its put, and no ot
   rig.pool.put(c!);
   assertEquals(rig.closed, [a!, c!]);
   assertStrictEquals(await rig.pool.get(), b);
+});
+
+Deno.test("Pool.evict() of undefined throws and closes nothing", async () => {
+  using rig = new Rig();
+  for (const resource of await rig.take(2)) rig.pool.put(resource);
+  const evict = rig.pool.evict as (resource?: Resource) => void;
+  assertThrows(() => evict.call(rig.pool), TypeError, "evictAll()");
+  const gone = new Map<string, Resource>().get("x");
+  assertThrows(() => evict.call(rig.pool, gone), TypeError, "undefined");
+  assertEquals(rig.now, "open 2 idle 2 inUse 0 opening 0 waiting 0");
+});
+
+Deno.test("Pool.resize() to more asks for minIdle again, as far as it allows", async () => {
+  using rig = new Rig({ minIdle: 3 });
+  await settle();
+  rig.pool.resize({ maxCap: 2 });
+  assertEquals(rig.stats().idle, 2);
+  await rig.clock.tick(100);
+  assertEquals(rig.stats().idle, 2);
+  rig.pool.resize({ maxCap: 5 });
+  await settle();
+  assertEquals(rig.stats().idle, 3);
+});
+
+Deno.test("Pool.evictAll() spares what is opened while it closes", async () => {
+  using rig: Rig = new Rig({
+    maxCap: 4,
+    close: () => {
+      if (rig.opened.length < 4) watch(rig.pool.get());
+    },
+  });
+  for (const resource of await rig.take(2)) rig.pool.put(resource);
+  rig.pool.evictAll();
+  await settle();
+  assertEquals(rig.closed.map(({ id }) => id), [1, 2]);
+  assertEquals(rig.stats().inUse, 2);
 });

@@ -2,13 +2,15 @@
 
 import {
   assertEquals,
+  assertGreater,
   assertInstanceOf,
   assertMatch,
   assertStrictEquals,
   assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { Pool, PoolTimeoutError } from "../pool.ts";
-import { Rig, states, watch } from "./pool_support.ts";
+import { never, Rig, states, watch } from "./pool_support.ts";
 import { settle } from "./time_support.ts";
 
 Deno.test("PoolTimeoutError says how full the pool was, and why the factory failed", async () => {
@@ -195,4 +197,118 @@ Deno.test("Pool tells its hooks of every opening, closing and wait", async () =>
     ["waited", 10],
     ["closed", 1, "idleTimeout"],
   ]);
+});
+
+Deno.test("Pool.stats() shows callers behind slow opens as pending, though none of them waits", async () => {
+  using rig = new Rig({ maxCap: 10 }, true);
+  for (let i = 0; i < 8; i++) watch(rig.pool.get());
+  await rig.clock.tick(50);
+  const { pending, waiting, waitCount, opening } = rig.pool.stats();
+  assertEquals([pending, waiting, waitCount, opening], [8, 0, 0, 8]);
+  await rig.deliver(0);
+  assertEquals(rig.pool.stats().pending, 7);
+});
+
+Deno.test("Pool.stats() shows maxCap as it is, and whether the pool is closed", async () => {
+  using rig = new Rig({ maxCap: 3 });
+  assertEquals([rig.stats().maxCap, rig.stats().closed], [3, false]);
+  rig.pool.resize({ maxCap: 5 });
+  assertEquals(rig.stats().maxCap, 5);
+  await rig.take(1);
+  rig.pool.close();
+  // At once, not when everything is back.
+  assertEquals(rig.stats().closed, true);
+});
+
+Deno.test("Pool tells its hooks of every borrow, how long it was waited for and held", async () => {
+  const told: unknown[] = [];
+  using rig: Rig = new Rig({
+    maxCap: 1,
+    hooks: {
+      acquired: ({ id }, waited) => told.push(["acquired", id, waited]),
+      released: ({ id }, held) => {
+        told.push(["released", id, held]);
+        // Nothing has followed from it yet.
+        assertEquals(rig.stats().idle, 0);
+        assertThrows(() => rig.pool.put(rig.opened.at(-1)!), TypeError);
+      },
+      closed: ({ id }, reason) => told.push(["closed", id, reason]),
+    },
+  }, true);
+  const first = watch(rig.pool.get());
+  await rig.clock.tick(7);
+  const a = await rig.deliver(0);
+  assertStrictEquals(first.value, a);
+  const second = watch(rig.pool.get({ timeout: 100 }));
+  await rig.clock.tick(3);
+  rig.pool.put(a);
+  await settle();
+  assertStrictEquals(second.value, a);
+  await rig.clock.tick(5);
+  rig.pool.put(a);
+  await rig.clock.tick(50);
+  rig.pool.tryGet();
+  await rig.clock.tick(2);
+  rig.pool.discard(a);
+  await rig.pool.close();
+  assertEquals(told, [
+    ["acquired", 1, 7],
+    ["released", 1, 3],
+    ["acquired", 1, 3],
+    ["released", 1, 5],
+    ["acquired", 1, 0],
+    ["released", 1, 2],
+    ["closed", 1, "discard"],
+  ]);
+  assertEquals(rig.errors, []);
+});
+
+Deno.test("Pool tells its hooks when the drain ends a borrow", async () => {
+  const told: unknown[] = [];
+  using rig = new Rig({
+    drainTimeout: 100,
+    hooks: { released: ({ id }, held) => told.push([id, held]) },
+  });
+  await rig.take(1);
+  rig.pool.close();
+  await rig.clock.tick(100);
+  assertEquals(told, [[1, 100]]);
+  rig.pool.put(rig.opened[0]!);
+  assertEquals(told.length, 1);
+});
+
+Deno.test("Pool survives hooks of borrows that throw, reject or call back", async () => {
+  using rig: Rig = new Rig({
+    maxCap: 2,
+    hooks: {
+      acquired: () => {
+        throw new Error("acquired");
+      },
+      released: (resource) => {
+        rig.pool.evict(resource);
+        return Promise.reject(new Error("released")) as never;
+      },
+    },
+  });
+  const [a] = await rig.take(1);
+  rig.pool.put(a!);
+  await settle();
+  // It was evicted before it had become idle.
+  assertEquals(rig.closed, [a!]);
+  assertEquals(
+    rig.errors.map(([error, operation]) => [
+      (error as Error).message,
+      operation,
+    ]),
+    [["acquired", "hook"], ["released", "hook"]],
+  );
+});
+
+Deno.test("Pool without hooks of borrows reads no clock for them", async () => {
+  using rig = new Rig();
+  rig.pool.put(await rig.pool.get());
+  assertEquals(rig.clock.reads, 0);
+  using other = new Rig({ hooks: { acquired: () => {} } });
+  other.pool.put(await other.pool.get());
+  assertGreater(other.clock.reads, 0);
 });

@@ -282,7 +282,14 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
   const begin = ({ share }: Holder, worth = 0) =>
     budget.askToBegin(share, nothing, worth, worth);
   assert(budget.calm);
+  // As much as there may be is set aside, until it is known how much it is.
   assert(begin(a));
+  assertEquals(budget.used, 4 * MIB);
+  assert(begin(a));
+  budget.hold(a.share, 100);
+  assertEquals(budget.used, 100);
+  budget.leave(a.share);
+
   budget.hold(full.share, 6 * MIB);
   assert(!budget.calm);
   assert(begin(a));
@@ -291,8 +298,8 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
   assert(!begin(b));
   assert(begin(known, 100));
   budget.hold(a.share, 3 * MIB);
-  assertEquals(budget.used, 10 * MIB);
-  budget.endTurn(a.share);
+  assertEquals(budget.used, 10 * MIB + 100);
+  budget.leave(a.share);
   assertEquals([b.grants, b.share.turn], [1, 4 * MIB]);
   const small = [0, 64 * 1024];
   budget.hold(full.share, 5 * MIB);
