@@ -4,7 +4,9 @@
 //                               RESULTS.md and results.svg beside this file;
 //                               Go, Node and Bun are taken from PATH
 //   deno task bench NAME…       parts of it, for the terminal alone
-//   deno task bench tls         what carries TLS; no part of everything
+//   deno task bench runtimes tls
+//                               the library on Node and Bun; what carries TLS;
+//                               no parts of everything
 //   deno task bench --before=FOLDER
 //                               the same, and beside what is checked out there
 //   deno task bench profile     where the time goes in the cases whose goals are
@@ -19,6 +21,7 @@ import { others } from "./part_others.ts";
 import { memory } from "./part_memory.ts";
 import { pool } from "./part_pool.ts";
 import { profile } from "./part_profile.ts";
+import { runtimes } from "./part_runtimes.ts";
 import { server } from "./part_server.ts";
 import { tls } from "./part_tls.ts";
 import { spike } from "./pool_spike.ts";
@@ -41,7 +44,7 @@ const PARTS: readonly Part[] = [
   growth,
 ];
 /** Parts that only run when they are named. */
-const MORE: readonly Part[] = [tls, profile];
+const MORE: readonly Part[] = [runtimes, tls, profile];
 
 const BEFORE = "--before=";
 const folder = Deno.args.find((arg) => arg.startsWith(BEFORE));
