@@ -9,12 +9,7 @@ import {
   assertLess,
   assertThrows,
 } from "@std/assert";
-import {
-  Client,
-  type ClientOptions,
-  ConnectionLostError,
-  RequestTimeoutError,
-} from "../client.ts";
+import { Client, type ClientOptions, RequestTimeoutError } from "../client.ts";
 import type { CorrelationOptions } from "../codec.ts";
 import { ascii, bytes, textOf } from "./bytes_support.ts";
 import { type MemoryPeer, MemoryServer } from "./client_memory_support.ts";

@@ -21,7 +21,7 @@ import { PoolTimeoutError } from "../pool.ts";
 import { ascii, textOf } from "./bytes_support.ts";
 import {
   type Arrived,
-  MemoryPeer,
+  type MemoryPeer,
   MemoryServer,
 } from "./client_memory_support.ts";
 import { FakeTime } from "./client_time_support.ts";
@@ -227,7 +227,8 @@ class Round {
         await new Promise<void>((resolve) => {
           setTimeout(resolve, random.between(50, 2000));
         });
-      } else if (random.once(12)) {
+      }
+      if (random.once(12)) {
         await new Promise<void>((_, reject) => {
           signal.onabort = () => reject(signal.reason);
         });
