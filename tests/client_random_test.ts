@@ -260,7 +260,10 @@ class Round {
     assertLessOrEqual(idle + inUse + opening, open);
     assertLessOrEqual(open, this.#options.maxCap);
     assertLessOrEqual(idle, this.#options.maxIdle);
-    assertLessOrEqual(waiting, this.#options.maxWaiting);
+    // A dial that was given up and keeps its place leaves in line for whom it was
+    // begun.
+    const { maxWaiting, maxCap } = this.#options;
+    assertLessOrEqual(waiting, maxWaiting + maxCap);
   }
 
   /** Closes the client, which must then come to an end. */
