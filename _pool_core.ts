@@ -27,6 +27,9 @@ import { isBounded, startTimer, type Timer } from "./_timers.ts";
 const LIFETIME_SPREAD = 0.1;
 /** And by no less than this share where a replacement must stand before. */
 const LEAST_LEAD = 0.05;
+/** How close together the reaper looks for what needs a replacement, as a part of
+ * `maxLifetime` or of its interval. */
+const CLOSEST_LOOKS = 0.01;
 
 /** The options, checked and completed. */
 export interface CoreSettings<T> extends CheckSettings<T> {
@@ -225,10 +228,9 @@ export class PoolCore<T> {
       leakTimeout,
       (error) => this.#reports.failed(error, "leak"),
     );
-    this.#reaper = new Reaper(
-      settings.reapInterval ?? Math.min(...reaped) / 2,
-      () => this.#reap(),
-    );
+    const interval = settings.reapInterval ?? Math.min(...reaped) / 2;
+    const closest = Math.min(interval, maxLifetime) * CLOSEST_LOOKS;
+    this.#reaper = new Reaper(interval, closest, () => this.#reap());
     const { factory, factoryTimeout } = settings;
     this.#openings = new Openings<T>(factory, factoryTimeout, {
       delivered: (value, opening) => this.#delivered(value, opening),
@@ -437,12 +439,12 @@ export class PoolCore<T> {
     if (signal !== undefined) this.#line.follow(waiter, signal);
     this.#backoff.ask();
     this.#checks.hold();
-    // A ping or a reset that others have left behind may hang: nobody who comes
-    // later is to wait for it while something else is idle.
-    const checks = this.#checks.size;
+    // What others have left behind, a ping, a reset or a call of the factory, may
+    // hang: nobody who comes later is to wait for it while something else is idle.
+    const underWay = this.#onItsWay();
     while (
-      checks > 0 && checks === this.#checks.size && waiter.ticket === ticket &&
-      this.#offerIdle()
+      underWay > 0 && underWay === this.#onItsWay() &&
+      waiter.ticket === ticket && this.#offerIdle()
     );
     this.#serve();
     const waiting = this.#unsupplied();
@@ -631,13 +633,12 @@ export class PoolCore<T> {
     return others > 0 || this.#line.size > 0;
   }
 
-  /** Closes those whose replacements stand, one for each, which makes room for the
-   * next replacement; and `inTheWay` one that leaves no room for its own. Calls
-   * back. */
+  /** Closes those that need not be kept any more: one for each replacement that
+   * stands, which makes room for the next; and `inTheWay` one that leaves no room
+   * for its own. Calls back. */
   #closeReplaced(inTheWay: boolean): void {
-    while (inTheWay || this.#idle.size > this.#leastIdle) {
-      const aged = this.#idle.firstAged();
-      if (aged === undefined) return;
+    for (let aged; (aged = this.#idle.firstAged()) !== undefined;) {
+      if (!inTheWay && !this.#outlived(aged)) return;
       this.#retire(aged, "maxLifetime");
       inTheWay = false;
     }
@@ -838,7 +839,6 @@ export class PoolCore<T> {
       this.#passOn(entry);
       return;
     }
-    entry.trace = undefined;
     this.#checks.reset(entry);
   }
 
