@@ -13,7 +13,11 @@ import { freeMemory } from "./_read_buffer.ts";
 import { ConnectionContext } from "./_server_context.ts";
 import { CorrelatedResponses } from "./_server_correlated.ts";
 import { greet, hasGreeting } from "./_server_greeting.ts";
-import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
+import {
+  ConnectionMemory,
+  MeteredTransport,
+  ResponseEncoder,
+} from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { checkResult, FAILED, recover } from "./_server_result.ts";
 import { SendQueue } from "./_server_send_queue.ts";
@@ -22,8 +26,9 @@ import type {
   ConnectionStats,
   Reason,
 } from "./_server_settings.ts";
+import { Stillness } from "./_stillness.ts";
 import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
-import { FrameDecoder, type Transport } from "./codec.ts";
+import { FrameDecoder, type FrameEncoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
  * no more requests: enough to keep a fast reader busy, and what a slow one
@@ -132,6 +137,8 @@ export class ServerConnection {
   #opened = false;
   /** A frame that was read and may not begin yet, for want of memory. */
   #kept: Uint8Array<ArrayBuffer> | undefined;
+  /** What is read through while it is greeted. */
+  #metered: MeteredTransport | undefined;
   /** What it holds of the memory that all share; most never need one. */
   #memory: ConnectionMemory | undefined;
   /** Wakes the read loop from its pause. */
@@ -141,12 +148,9 @@ export class ServerConnection {
   /** Whether it keeps the process alive. */
   #refed = true;
 
-  // What sweeps compare: a counter that moves with progress, what it was when
-  // the wait was first seen, and when that was.
-  #waiting: "frame" | "request" | null = null;
+  /** What its peer is waited for, as sweeps see it: counted frames are progress. */
+  readonly #stillness = new Stillness();
   #frames = 0;
-  #framesSeen = 0;
-  #waitingSince = 0;
 
   constructor(
     conn: Transport,
@@ -206,14 +210,23 @@ export class ServerConnection {
       unrefTimer(this.#timer);
     }
     const { context } = this;
+    const { budget } = this.#settings;
+    const metered = budget === undefined ? undefined : new MeteredTransport(
+      this.#conn,
+      budget,
+      (error) => this.#fail(error, "handshake"),
+    );
+    this.#metered = metered;
     try {
       const { ahead, refusal } = await greet(
-        this.#conn,
+        metered ?? this.#conn,
         secured,
         this.#settings,
         context,
         this.#stats,
       );
+      this.#metered?.release();
+      this.#metered = undefined;
       if (this.#phase === "closed") return;
       clearTimeout(this.#timer);
       if (refusal === undefined) return this.#beginRequests(ahead);
@@ -399,7 +412,7 @@ export class ServerConnection {
    * anybody can know. */
   #mayBegin(): boolean {
     const { budget } = this.#settings;
-    return budget === undefined || budget.calm ||
+    return budget === undefined || budget.mayBegin ||
       this.#needMemory()!.mayBegin();
   }
 
@@ -519,22 +532,11 @@ export class ServerConnection {
   }
 
   push(payload: Uint8Array): Promise<void> {
-    const { correlation, goaway, inOwnContext } = this.#settings;
-    if (correlation === undefined) {
-      return rejected(
-        new TypeError("context.push needs the option correlation"),
-      );
-    }
-    if (goaway !== undefined && payload instanceof Uint8Array) {
-      if (goaway.equals(payload, this.#encoder.readId(payload))) {
-        return rejected(
-          new TypeError("A push must not be equal to the goaway"),
-        );
-      }
-    }
     // Not in the context of the request that pushes: what is written along with
     // it, and the requests that are taken then, are others'.
-    return inOwnContext(() => {
+    return this.#settings.inOwnContext(() => {
+      const refusal = refusePush(payload, this.#settings, this.#encoder);
+      if (refusal !== undefined) return rejected(refusal);
       this.#frames++;
       return this.#queue.push(payload);
     });
@@ -596,7 +598,8 @@ export class ServerConnection {
         (this.#phase === "draining" && this.#blocked)
       ) return;
       this.#phase = "flushing";
-      this.#mayGoAway &&= !this.#peerEnded && this.#sayGoodbye();
+      this.#mayGoAway &&= !this.#peerEnded &&
+        sayGoodbye(this.#encoder, this.#settings);
       this.#queue.refusePushes();
       this.#queue.flush();
     }
@@ -606,19 +609,6 @@ export class ServerConnection {
       (this.#conn.closeWrite === undefined && !this.#mayGoAway)
     ) return this.#destroy("end");
     this.#linger();
-  }
-
-  /** Writes the goaway. */
-  #sayGoodbye(): boolean {
-    const { correlation, goaway } = this.#settings;
-    if (correlation?.inserted) {
-      this.#encoder.push(EMPTY, correlation.goaway);
-    } else if (goaway !== undefined) {
-      this.#encoder.push(goaway.payload);
-    } else {
-      return false;
-    }
-    return true;
   }
 
   /** Half-closes, and waits for the peer's end. */
@@ -671,6 +661,7 @@ export class ServerConnection {
     this.#responses.clear();
     this.#queue.stop();
     this.#memory?.leave();
+    this.#metered?.release();
     callDetached(() => this.#conn.close(), ignore);
     this.#wakeReader();
     this.context.abort(cause);
@@ -701,13 +692,7 @@ export class ServerConnection {
       : this.#responses.pending === 0 && !this.#queue.writing
       ? "request"
       : null;
-    if (waiting !== this.#waiting || this.#frames !== this.#framesSeen) {
-      this.#waiting = waiting;
-      this.#framesSeen = this.#frames;
-      this.#waitingSince = now;
-      return;
-    }
-    const waited = now - this.#waitingSince;
+    const waited = this.#stillness.look(now, waiting, this.#frames);
     if (waiting === "frame" && readTimeout > 0 && waited >= readTimeout) {
       this.#fail(
         namedError(
@@ -729,12 +714,45 @@ export class ServerConnection {
   /** Has the connection keep the process alive or not. */
   setRef(ref: boolean): void {
     this.#refed = ref;
-    if (ref) this.#conn.ref?.();
-    else this.#conn.unref?.();
+    const conn = this.#conn;
+    callDetached(() => ref ? conn.ref?.() : conn.unref?.(), ignore);
     if (this.#phase === "lingering" && this.#timer !== undefined) {
       (ref ? refTimer : unrefTimer)(this.#timer);
     }
   }
+}
+
+/** Why a payload cannot be pushed, if it cannot. */
+function refusePush(
+  payload: Uint8Array,
+  { correlation, goaway }: ConnectionSettings,
+  encoder: FrameEncoder,
+): Error | undefined {
+  if (correlation === undefined) {
+    return new TypeError("context.push needs the option correlation");
+  }
+  // What is no payload at all, the encoder refuses.
+  if (goaway === undefined || !(payload instanceof Uint8Array)) {
+    return undefined;
+  }
+  return goaway.equals(payload, encoder.readId(payload))
+    ? new TypeError("A push must not be equal to the goaway")
+    : undefined;
+}
+
+/**
+ * Writes the goaway.
+ *
+ * @returns Whether there is one.
+ */
+function sayGoodbye(
+  encoder: FrameEncoder,
+  { correlation, goaway }: ConnectionSettings,
+): boolean {
+  if (correlation?.inserted) encoder.push(EMPTY, correlation.goaway);
+  else if (goaway !== undefined) encoder.push(goaway.payload);
+  else return false;
+  return true;
 }
 
 /** A rejection that nobody has to handle. */

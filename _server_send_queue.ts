@@ -7,6 +7,7 @@
 
 import { ignore } from "./_callbacks.ts";
 import { countEmpty } from "./_progress.ts";
+import { Stillness } from "./_stillness.ts";
 import type { FrameEncoder, FrameSink } from "./codec.ts";
 
 /** Turns of the microtask queue without a new frame before what is there is
@@ -54,10 +55,7 @@ export class SendQueue {
   #pushed = 0;
   #refusesPushes = false;
 
-  // What looks compare: how much was written when the wait was first seen, and
-  // when that was.
-  #writtenSeen = 0;
-  #writingSince = -1;
+  readonly #stillness = new Stillness();
 
   constructor(sink: FrameSink, encoder: FrameEncoder, owner: Owner) {
     this.#sink = sink;
@@ -161,15 +159,8 @@ export class SendQueue {
   /** How long a write has made no progress, as far as looks have seen, in
    * milliseconds. */
   stalledFor(now: number): number {
-    if (!this.#writing) {
-      this.#writingSince = -1;
-    } else if (this.#writingSince < 0 || this.#written !== this.#writtenSeen) {
-      this.#writingSince = now;
-      this.#writtenSeen = this.#written;
-    } else {
-      return now - this.#writingSince;
-    }
-    return 0;
+    const what = this.#writing ? "write" : null;
+    return this.#stillness.look(now, what, this.#written);
   }
 
   async #write(): Promise<void> {

@@ -8,7 +8,11 @@ import {
   assertInstanceOf,
   assertStrictEquals,
 } from "@std/assert";
-import { FrameTooLargeError, InvalidFrameLengthError } from "../codec.ts";
+import {
+  FrameTooLargeError,
+  InvalidFrameLengthError,
+  type TransportAddress,
+} from "../codec.ts";
 import {
   type Handler,
   type HandlerContext,
@@ -413,6 +417,34 @@ Deno.test("Without onError, failures of handlers and hooks are printed with the 
     };
     assertEquals(await printed(() => serveOne()), expected, name);
     assertEquals(await printed(() => serveOne(() => {})), [], name);
+  }
+});
+
+Deno.test("Printed failures name whatever address a peer has", async () => {
+  const addresses: [TransportAddress | undefined, string][] = [
+    [{ transport: "tcp", hostname: "::1", port: 7 }, "[::1]:7"],
+    [{ transport: "unix", path: "/run/x" }, "/run/x"],
+    [{ transport: "unix", path: "" }, "an unnamed peer"],
+    [undefined, "an unnamed peer"],
+    [{ transport: "vsock", cid: 3, port: 7 }, "vsock 3:7"],
+  ];
+  for (const [remoteAddr, name] of addresses) {
+    const frames = [wire([1])];
+    const lines = await printed(() =>
+      serveConnection({
+        read(p) {
+          const frame = frames.pop();
+          if (frame !== undefined) p.set(frame);
+          return Promise.resolve(frame?.length ?? null);
+        },
+        write: (p) => Promise.resolve(p.length),
+        close() {},
+        ...(remoteAddr === undefined ? {} : { remoteAddr }),
+      }, () => Promise.reject(new Error("no")))
+    );
+    assertEquals(lines.map(([line]) => line), [
+      `A handler failed for ${name}:`,
+    ]);
   }
 });
 

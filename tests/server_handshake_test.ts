@@ -431,3 +431,19 @@ Deno.test("A reset in the middle of a handshake ends that connection alone", asy
   await until(() => server.stats().connections === 1, "one has gone");
   assertEquals(await other.ask(5), Uint8Array.of(5));
 });
+
+Deno.test("A stream that ends while a handshake's last read is under way ends the connection", async () => {
+  const conn = new StubConnection();
+  const reasons: CloseReason[] = [];
+  let late: Promise<unknown> | undefined;
+  const done = serveConnection(conn, echo, {
+    handshake: (conn) => void (late = conn.read()),
+    hooks: { connectionClose: (_, reason) => void reasons.push(reason) },
+  });
+  await microtasks();
+  assertEquals(conn.reads, 1);
+  conn.feed(null);
+  await done;
+  assertEquals(reasons, ["end"]);
+  assert(await late!.then(() => false, () => true));
+});

@@ -402,3 +402,21 @@ Deno.test("hooks run in the server's async context, whoever ends the connection"
   });
   assertEquals(stores, [undefined]);
 });
+
+Deno.test("requestEnd is told of what is no response", async () => {
+  for (const later of [false, true]) {
+    const errors: unknown[] = [];
+    const conn = new StubConnection();
+    conn.feed(wire([1]), null);
+    await serveConnection(
+      conn,
+      () => (later ? Promise.resolve() : undefined) as unknown as Uint8Array,
+      {
+        hooks: { requestEnd: ({ error }) => void errors.push(error) },
+        onError: (error) => void errors.push(error),
+      },
+    );
+    assertEquals(errors.length, 2);
+    assert(errors.every((error) => error instanceof TypeError));
+  }
+});

@@ -618,6 +618,23 @@ Deno.test("ref() and unref() reach the listener and every connection, new ones t
   assertEquals(listener.refs, [false, true]);
 });
 
+Deno.test("A connection that waits for its peer's end keeps the process alive only if the server does", async () => {
+  using time = new FakeTime();
+  using listener = new FakeListener();
+  const server = serve({ shutdownTimeout: 0 }, echo);
+  server.unref();
+  listener.push(new StubConnection({ closeWrite: () => Promise.resolve() }));
+  await time.advance(0);
+  const shutdown = server.shutdown();
+  await time.advance(10);
+  assertEquals(time.refed, 0);
+  server.ref();
+  assertEquals(time.refed, 1);
+  server.unref();
+  assertEquals(time.refed, 0);
+  await time.until(shutdown);
+});
+
 Deno.test("A server keeps its process alive until it is told not to", async () => {
   const unrefed = exitCode(`
     const before = serve({}, echo);
