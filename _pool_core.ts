@@ -3,6 +3,9 @@
 //
 // Knows: the limits, every resource, everybody in line, and the rooms that count,
 // time and call. Must not know: what is pooled, and how users write options.
+//
+// It is a long room, since its parts are read together: each step of lending, of
+// opening and of closing ends in the others, and must find the same counts.
 
 import { bug } from "./_bug.ts";
 import { ignore, isThenable } from "./_callbacks.ts";
