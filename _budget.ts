@@ -39,6 +39,9 @@ export const UNCOUNTED = 32 * 1024;
 const MIN_PATIENCE = 400;
 const MAX_PATIENCE = 1000;
 
+/** Milliseconds between looks at those who hold memory. */
+const INTERVAL = 50;
+
 /** While more wait than these, patience shrinks in proportion. */
 const FEW_WAITING = 16;
 
@@ -47,7 +50,7 @@ const REGULAR = 16;
 
 /** One that has always been answered with little is believed to go on so, once
  * it has moved so many bytes. */
-const PROVEN_SMALL = 64 * 1024;
+const PROVEN_SMALL = 4 * 1024;
 
 /** One in so many goes to who has waited longest, where the others go to who
  * came last. */
@@ -70,9 +73,6 @@ export interface BudgetLimits {
   readonly readTimeout: number;
 }
 
-/** What a connection is by its worth. */
-type Rank = "regular" | "known" | "stranger";
-
 /** Who holds a {@linkcode Share}. */
 export interface ShareOwner {
   /**
@@ -88,6 +88,7 @@ export interface ShareOwner {
  * responses that go out. Its fields are the budget's. */
 export class Share {
   readonly owner: ShareOwner;
+  readonly direction: "in" | "out";
   /** Bytes that it may owe before it is cut, as a part of a frame's. */
   readonly patience: number;
   /** Bytes counted. */
@@ -117,6 +118,7 @@ export class Share {
 
   constructor(owner: ShareOwner, direction: "in" | "out") {
     this.owner = owner;
+    this.direction = direction;
     this.patience = direction === "in" ? 1 : WRITE_PATIENCE;
   }
 
@@ -147,8 +149,10 @@ export class Budget {
   readonly #sweeper: Sweeper;
   readonly #patience: number;
 
-  /** Bytes held outside turns, and set aside for turns. */
-  #common = 0;
+  /** Bytes held outside turns: of frames that come in, and of responses. */
+  #frames = 0;
+  #responses = 0;
+  /** Bytes set aside for turns. */
   #turns = 0;
   /** Shares that hold anything. */
   readonly #holders = new Set<Share>();
@@ -156,11 +160,16 @@ export class Budget {
    * once. */
   readonly #pins = new Map<ArrayBufferLike, Pin>();
 
+  /** Who waits to read on: strangers who hold memory already are apart from
+   * those who hold none. */
   readonly #regulars: Line;
   readonly #known: Line;
-  /** Strangers who hold memory already, and those who hold none. */
   readonly #begun: Line;
   readonly #fresh: Line;
+  /** Who waits to begin with a request. */
+  readonly #knownToBegin: Line;
+  readonly #freshToBegin: Line;
+  readonly #lines: readonly Line[];
   #tickets = 0;
   /** Turns given, and strangers let in: who is next goes by their number. */
   #turnsGiven = 0;
@@ -177,17 +186,29 @@ export class Budget {
     this.#forRegulars = maxBuffered - this.#forTurns;
     this.#forKnown = Math.floor(3 * this.#forRegulars / 4);
     this.#forStrangers = Math.floor(this.#forRegulars / 2);
-    this.#regulars = new Line(this.#forRegulars);
-    this.#known = new Line(this.#forKnown);
-    this.#begun = new Line(this.#forStrangers);
-    this.#fresh = new Line(this.#forStrangers);
+    this.#regulars = new Line("in", this.#forRegulars);
+    this.#known = new Line("in", this.#forKnown);
+    this.#begun = new Line("in", this.#forStrangers);
+    this.#fresh = new Line("in", this.#forStrangers);
+    // What a handler has made lives on, when nobody takes it, until the next
+    // collection of garbage: less of that is let in.
+    this.#knownToBegin = new Line("out", this.#forKnown);
+    this.#freshToBegin = new Line("out", Math.floor(this.#forStrangers / 2));
+    this.#lines = [
+      this.#regulars,
+      this.#known,
+      this.#begun,
+      this.#fresh,
+      this.#knownToBegin,
+      this.#freshToBegin,
+    ];
     const timeout = readTimeout > 0 ? readTimeout : DEFAULT_READ_TIMEOUT;
     this.#rate = maxFrameLength / timeout;
     this.#patience = Math.min(
       MAX_PATIENCE,
       Math.max(MIN_PATIENCE, timeout / 30),
     );
-    this.#sweeper = new Sweeper(MIN_PATIENCE / 4, (now) => this.look(now));
+    this.#sweeper = new Sweeper(INTERVAL, (now) => this.look(now));
   }
 
   /** Bytes held, and set aside for turns. */
@@ -197,8 +218,13 @@ export class Budget {
 
   /** Shares in line. */
   get waiting(): number {
-    return this.#regulars.length + this.#known.length + this.#begun.length +
-      this.#fresh.length;
+    let sum = 0;
+    for (const { length } of this.#lines) sum += length;
+    return sum;
+  }
+
+  get #common(): number {
+    return this.#frames + this.#responses;
   }
 
   /**
@@ -218,7 +244,14 @@ export class Budget {
     share.wanted = bytes;
     share.need = bytes - share.held;
     share.whole = Math.max(whole, bytes);
-    return this.#grant(share, this.#rank(worth, bytes));
+    const line = worth >= REGULAR * bytes
+      ? this.#regulars
+      : worth >= bytes
+      ? this.#known
+      : share.held > 0
+      ? this.#begun
+      : this.#fresh;
+    return this.#grant(share, line);
   }
 
   /**
@@ -244,30 +277,40 @@ export class Budget {
       // It is still its turn.
       share.turn = request.turn;
       request.turn = 0;
-      this.#common += counted(request);
+      this.#frames += counted(request);
       this.#holders.add(share);
       return true;
     }
     share.wanted = expected > 0 ? expected : this.maxFrameLength;
     share.need = share.wanted - request.held;
     share.whole = this.maxFrameLength;
-    const rank = expected > 0 ? this.#rank(worth, expected) : "stranger";
-    return this.#grant(share, rank);
+    const isKnown = expected > 0 && worth >= expected;
+    return this.#grant(
+      share,
+      isKnown ? this.#knownToBegin : this.#freshToBegin,
+    );
   }
 
   /** Whether something may begin that will probably hold little, without asking
-   * for more: up to where the known find room, and for those who have shown it
-   * for long until everything is used up. */
+   * for more: for those who have shown it for a while until everything is used
+   * up, and for others up to where there is room for strangers. */
   mayBeginSmall(worth: number): boolean {
-    const limit = worth >= PROVEN_SMALL
-      ? this.#forRegulars + this.#forTurns
-      : this.#forKnown;
-    return this.#common < limit;
+    const isProven = worth >= PROVEN_SMALL;
+    return this.#common < this.#forRegulars + this.#forTurns &&
+      (isProven || this.#responses < this.#forStrangers);
   }
 
-  /** Whether strangers find room: then nobody needs to ask. */
-  get calm(): boolean {
-    return this.#common < this.#forStrangers && this.waiting === 0;
+  /** Whether so much room is left that anybody may begin without asking. */
+  get mayBegin(): boolean {
+    return this.#freshToBegin.length === 0 &&
+      this.#responses < this.#freshToBegin.limit &&
+      this.#common < this.#forRegulars;
+  }
+
+  /** Whether so much room is left that nobody needs to be sparing of it. */
+  get isAmple(): boolean {
+    return this.#fresh.length === 0 && this.#begun.length === 0 &&
+      this.#common < this.#forStrangers;
   }
 
   /** Holds so many bytes, granted or not. */
@@ -305,7 +348,7 @@ export class Budget {
     }
     // The length is kept: a buffer that its owner transfers away has none.
     this.#pins.set(buffer, { count: 1, bytes: buffer.byteLength });
-    this.#common += buffer.byteLength;
+    this.#responses += buffer.byteLength;
   }
 
   /** One response less refers to a buffer. */
@@ -313,7 +356,7 @@ export class Budget {
     const pin = this.#pins.get(buffer);
     if (pin === undefined || --pin.count > 0) return;
     this.#pins.delete(buffer);
-    this.#common -= pin.bytes;
+    this.#responses -= pin.bytes;
     this.#serve();
   }
 
@@ -335,7 +378,10 @@ export class Budget {
    * @param now Milliseconds, on whatever clock.
    */
   look(now: number): void {
-    const elapsed = this.#looked < 0 ? 0 : now - this.#looked;
+    // While the thread is busy nothing is read, and nobody is to be cut for it.
+    const elapsed = this.#looked < 0
+      ? 0
+      : Math.min(2 * INTERVAL, now - this.#looked);
     this.#looked = now;
     if (!this.#pressed && this.waiting === 0) return this.#rest();
     this.#pressed = this.waiting > 0;
@@ -368,26 +414,11 @@ export class Budget {
     }
   }
 
-  #rank(worth: number, bytes: number): Rank {
-    return worth >= REGULAR * bytes
-      ? "regular"
-      : worth >= bytes
-      ? "known"
-      : "stranger";
-  }
-
   /** In the common part, or by a turn, or else in line. */
-  #grant(share: Share, rank: Rank): boolean {
+  #grant(share: Share, line: Line): boolean {
     // Others who wait do not stop it: they need more than there is, and get
     // their turns.
-    const line = rank === "regular"
-      ? this.#regulars
-      : rank === "known"
-      ? this.#known
-      : share.held > 0
-      ? this.#begun
-      : this.#fresh;
-    if (this.#common + share.need <= line.limit) {
+    if (this.#fits(share, line)) {
       this.hold(share, share.wanted);
       return true;
     }
@@ -421,27 +452,32 @@ export class Budget {
 
   /** Who of those in line finds room in the common part. */
   #nextInCommon(): Share | null {
-    for (const { first } of [this.#regulars, this.#known]) {
-      if (first !== null && this.#fits(first)) return first;
+    for (const line of [this.#knownToBegin, this.#regulars, this.#known]) {
+      if (this.#fits(line.first, line)) return line.first;
     }
-    // What is begun comes first: it was there before, and ends sooner.
-    const begun = this.#begun.first;
-    if (begun !== null) return this.#fits(begun) ? begun : null;
-    const { first, last } = this.#fresh;
-    const share = this.#letIn % OLDEST_EVERY === 0 ? first : last;
-    if (share === null || !this.#fits(share)) return null;
-    this.#letIn++;
-    return share;
+    for (const line of [this.#freshToBegin, this.#fresh]) {
+      const isOldest = this.#letIn % OLDEST_EVERY === 0;
+      let share = isOldest ? line.first : line.last;
+      // What is begun comes first: it was there before, and ends sooner.
+      const begun = this.#begun.first;
+      if (line === this.#fresh && begun !== null) share = begun;
+      if (!this.#fits(share, line)) continue;
+      if (share !== begun) this.#letIn++;
+      return share;
+    }
+    return null;
   }
 
-  #fits(share: Share): boolean {
-    return this.#common + share.need <= share.line!.limit;
+  #fits(share: Share | null, { direction, limit }: Line): boolean {
+    if (share === null) return false;
+    const held = direction === "in" ? this.#frames : this.#responses;
+    return held + share.need <= limit &&
+      this.#common + share.need <= this.#forRegulars;
   }
 
   #giveTurn(): boolean {
-    const lines = [this.#regulars, this.#known, this.#begun, this.#fresh];
-    const oldest = lines.map(({ first }) => first).reduce(older);
-    const newest = lines.map(({ last }) => last).reduce(newer);
+    const oldest = this.#lines.map(({ first }) => first).reduce(older);
+    const newest = this.#lines.map(({ last }) => last).reduce(newer);
     const choice = this.#turnsGiven % OLDEST_EVERY;
     const other = choice === 0
       ? null
@@ -475,7 +511,8 @@ export class Budget {
 
   #changed(share: Share, before: number): void {
     const after = counted(share);
-    this.#common += after - before;
+    if (share.direction === "in") this.#frames += after - before;
+    else this.#responses += after - before;
     if (share.held > 0 || share.turn > 0) this.#holders.add(share);
     else this.#holders.delete(share);
     if (after < before) this.#serve();
@@ -496,13 +533,16 @@ interface Pin {
 
 /** Shares that wait, in the order in which they came. */
 class Line {
-  /** Up to where its members may fill the common part. */
+  readonly direction: "in" | "out";
+  /** Up to where its members may fill the common part, with all that moves in
+   * their direction. */
   readonly limit: number;
   first: Share | null = null;
   last: Share | null = null;
   length = 0;
 
-  constructor(limit: number) {
+  constructor(direction: "in" | "out", limit: number) {
+    this.direction = direction;
     this.limit = limit;
   }
 

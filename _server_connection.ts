@@ -13,7 +13,11 @@ import { freeMemory } from "./_read_buffer.ts";
 import { ConnectionContext } from "./_server_context.ts";
 import { CorrelatedResponses } from "./_server_correlated.ts";
 import { greet, hasGreeting } from "./_server_greeting.ts";
-import { ConnectionMemory, ResponseEncoder } from "./_server_memory.ts";
+import {
+  ConnectionMemory,
+  MeteredTransport,
+  ResponseEncoder,
+} from "./_server_memory.ts";
 import { OrderedResponses } from "./_server_ordered.ts";
 import { checkResult, FAILED, recover } from "./_server_result.ts";
 import { SendQueue } from "./_server_send_queue.ts";
@@ -133,6 +137,8 @@ export class ServerConnection {
   #opened = false;
   /** A frame that was read and may not begin yet, for want of memory. */
   #kept: Uint8Array<ArrayBuffer> | undefined;
+  /** What is read through while it is greeted. */
+  #metered: MeteredTransport | undefined;
   /** What it holds of the memory that all share; most never need one. */
   #memory: ConnectionMemory | undefined;
   /** Wakes the read loop from its pause. */
@@ -204,14 +210,23 @@ export class ServerConnection {
       unrefTimer(this.#timer);
     }
     const { context } = this;
+    const { budget } = this.#settings;
+    const metered = budget === undefined ? undefined : new MeteredTransport(
+      this.#conn,
+      budget,
+      (error) => this.#fail(error, "handshake"),
+    );
+    this.#metered = metered;
     try {
       const { ahead, refusal } = await greet(
-        this.#conn,
+        metered ?? this.#conn,
         secured,
         this.#settings,
         context,
         this.#stats,
       );
+      this.#metered?.release();
+      this.#metered = undefined;
       if (this.#phase === "closed") return;
       clearTimeout(this.#timer);
       if (refusal === undefined) return this.#beginRequests(ahead);
@@ -399,7 +414,7 @@ export class ServerConnection {
    * anybody can know. */
   #mayBegin(): boolean {
     const { budget } = this.#settings;
-    return budget === undefined || budget.calm ||
+    return budget === undefined || budget.mayBegin ||
       this.#needMemory()!.mayBegin();
   }
 
@@ -649,6 +664,7 @@ export class ServerConnection {
     this.#responses.clear();
     this.#queue.stop();
     this.#memory?.leave();
+    this.#metered?.release();
     callDetached(() => this.#conn.close(), ignore);
     this.#wakeReader();
     this.context.abort(cause);

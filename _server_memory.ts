@@ -5,7 +5,7 @@
 // to. Must not know: what a request is, and when its handler runs.
 
 import { type Budget, Share, UNCOUNTED } from "./_budget.ts";
-import { type FrameDecoder, FrameEncoder } from "./codec.ts";
+import { type FrameDecoder, FrameEncoder, type Transport } from "./codec.ts";
 
 /** By how many bytes the memory of a frame grows at first, and at least. */
 const FIRST_STEP = 256 * 1024;
@@ -207,7 +207,7 @@ export class ConnectionMemory {
     const { buffered, frameLength } = decoder;
     if (this.#kept === 0) this.#budget.resume(this.#in);
     // While memory is short, what there is is used up first.
-    const saves = this.#left >= MIN_STEP && !this.#budget.calm;
+    const saves = this.#left >= MIN_STEP && !this.#budget.isAmple;
     const step = saves ? 0 : this.#step;
     if (step > 0 && frameLength > UNCOUNTED) {
       const grown = Math.min(frameLength, buffered + Math.max(buffered, step));
@@ -327,5 +327,51 @@ export class ConnectionMemory {
       this.#budget.leave(share);
     }
     this.#encoder.release();
+  }
+}
+
+/**
+ * A transport whose reads wait for memory, for as long as a greeting lasts. What
+ * becomes of the bytes is not known, so all that has come counts as held.
+ */
+export class MeteredTransport implements Transport {
+  readonly #conn: Transport;
+  readonly #budget: Budget;
+  readonly #share: Share;
+  #received = 0;
+  #granted: (() => void) | undefined;
+
+  constructor(conn: Transport, budget: Budget, cut: (error: Error) => void) {
+    this.#conn = conn;
+    this.#budget = budget;
+    this.#share = new Share({ granted: () => this.#granted?.(), cut }, "in");
+  }
+
+  async read(p: Uint8Array<ArrayBuffer>): Promise<number | null> {
+    const bytes = this.#received + p.length - UNCOUNTED;
+    if (
+      bytes > 0 &&
+      !this.#budget.ask(this.#share, bytes, this.#budget.maxFrameLength, 0)
+    ) await new Promise<void>((resolve) => this.#granted = resolve);
+    const n = await this.#conn.read(p);
+    if (n !== null) {
+      this.#received += n;
+      this.#share.moved += n;
+    }
+    return n;
+  }
+
+  write(p: Uint8Array): Promise<number> {
+    return this.#conn.write(p);
+  }
+
+  close(): void {
+    this.#conn.close();
+  }
+
+  /** The greeting is over, or the connection is. */
+  release(): void {
+    this.#budget.leave(this.#share);
+    this.#granted?.();
   }
 }

@@ -204,6 +204,8 @@ export interface Rate {
   /** The longest that one took, in milliseconds. */
   longest: number;
   failed: number;
+  /** Why the last one failed. */
+  failure?: unknown;
 }
 
 /** What an attack came to. */
@@ -307,6 +309,7 @@ function total(rates: Rate[]): Rate {
     rate: rates.reduce((sum, { rate }) => sum + rate, 0) / rates.length,
     longest: Math.max(...rates.map(({ longest }) => longest)),
     failed: rates.reduce((sum, { failed }) => sum + failed, 0),
+    failure: rates.findLast(({ failed }) => failed > 0)?.failure,
   };
 }
 
@@ -327,8 +330,9 @@ async function measureRate(
       const response = await client.send(request);
       if (response.length !== size) throw new Error("Another's response");
       answered++;
-    } catch {
+    } catch (error) {
       rate.failed++;
+      rate.failure = error;
     }
     now = performance.now();
     rate.longest = Math.max(rate.longest, now - sent);

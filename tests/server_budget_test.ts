@@ -275,42 +275,48 @@ Deno.test("A buffer that many responses refer to is held once", () => {
 });
 
 Deno.test("Who is about to hold an unknown much waits while there is no room, and gets a turn", () => {
-  const { budget, holders } = setup(4);
-  const [full, ...others] = holders as [Holder, Holder, Holder, Holder];
-  const [a, b, known] = others as [Holder, Holder, Holder];
+  const { budget } = setup(0);
+  const holders = Array.from({ length: 4 }, () => new Holder(budget, "out"));
+  const [full, a, b, known] = holders as [Holder, Holder, Holder, Holder];
   const nothing = new Share(full, "in");
-  const begin = ({ share }: Holder, worth = 0) =>
-    budget.askToBegin(share, nothing, worth, worth);
-  assert(budget.calm);
+  const begin = ({ share }: Holder, expected = 0) =>
+    budget.askToBegin(share, nothing, expected, expected);
+  assert(budget.mayBegin);
   // As much as there may be is set aside, until it is known how much it is.
-  assert(begin(a));
-  assertEquals(budget.used, 4 * MIB);
-  assert(begin(a));
-  budget.hold(a.share, 100);
+  assert(begin(known, MIB));
+  assertEquals(budget.used, MIB);
+  assert(begin(known, MIB));
+  budget.hold(known.share, 100);
   assertEquals(budget.used, 100);
-  budget.leave(a.share);
+  budget.leave(known.share);
 
-  budget.hold(full.share, 6 * MIB);
-  assert(!budget.calm);
+  budget.hold(full.share, 3 * MIB);
+  assert(!budget.mayBegin);
   assert(begin(a));
   assertEquals(a.share.turn, 4 * MIB);
   assert(begin(a));
   assert(!begin(b));
   assert(begin(known, 100));
   budget.hold(a.share, 3 * MIB);
-  assertEquals(budget.used, 10 * MIB + 100);
+  assertEquals(budget.used, 7 * MIB + 100);
   budget.leave(a.share);
   assertEquals([b.grants, b.share.turn], [1, 4 * MIB]);
-  const small = [0, 64 * 1024];
+
+  const small = () => [0, 4 * 1024].map((worth) => budget.mayBeginSmall(worth));
   budget.hold(full.share, 5 * MIB);
-  assertEquals(small.map((worth) => budget.mayBeginSmall(worth)), [true, true]);
-  budget.hold(full.share, 9 * MIB);
-  assertEquals(small.map((worth) => budget.mayBeginSmall(worth)), [
-    false,
-    true,
-  ]);
+  assertEquals(small(), [true, true]);
+  budget.hold(full.share, 6 * MIB);
+  assertEquals(small(), [false, true]);
   budget.hold(full.share, 16 * MIB);
-  assert(!small.some((worth) => budget.mayBeginSmall(worth)));
+  assertEquals(small(), [false, false]);
+  leaveAll(budget, holders);
+});
+
+Deno.test("Frames that fill their part keep no small request from being answered", () => {
+  const { budget, holders } = setup(100);
+  for (const holder of holders) holder.ask(MIB);
+  assertEquals(budget.used, 10 * MIB);
+  assert(budget.mayBegin);
   leaveAll(budget, holders);
 });
 
