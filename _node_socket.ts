@@ -232,6 +232,8 @@ export class NodeSocket implements Transport {
   };
 
   readonly #onError = (error: unknown): void => {
+    // What comes after the end is its echo.
+    if (this.#gone) return;
     this.#failure ??= this.#below?.failure ?? error;
   };
 
@@ -246,7 +248,7 @@ export class NodeSocket implements Transport {
 
   readonly #onWritten = (error?: Error | null): void => {
     if (error) {
-      this.#failure ??= this.#below?.failure ?? error;
+      this.#onError(error);
       this.#settleWrite(this.#failure);
     } else {
       const write = this.#writing;
