@@ -1286,9 +1286,9 @@ function readFrameLength(layout: Layout, chunk: Uint8Array, at: number) {
 
 function tooShort(layout: Layout, body: number): InvalidFrameLengthError {
   const length = layout.headerLength + body;
-  const { strip, inserted, idWidth } = layout;
+  const { strip, idWidth } = layout;
   return new InvalidFrameLengthError(
-    idWidth === 0 || length - inserted < strip
+    idWidth === 0 || length < strip
       ? `Frame of ${length} bytes is shorter than the ${strip} to strip`
       : `Frame of ${length} bytes is too short to hold its id of ${idWidth}`,
     body,
