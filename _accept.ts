@@ -9,6 +9,7 @@
 // pauses. Must not know: what is done with a connection.
 
 import type { Transport } from "./codec.ts";
+import { callDetached, ignore } from "./_callbacks.ts";
 import { isDisconnect, isExhaustion } from "./_errors.ts";
 import {
   nextRealTurn,
@@ -78,11 +79,6 @@ export class Acceptor {
     this.#owner = owner;
   }
 
-  /** Whether the loop has ended. The address is not free before. */
-  get ended(): boolean {
-    return this.#ended;
-  }
-
   /** Begins to accept. */
   start(): void {
     this.#run();
@@ -107,7 +103,8 @@ export class Acceptor {
   stop(): void {
     if (this.#stopped) return;
     this.#stopped = true;
-    this.#listener.close();
+    // One that was handed in may be closed already, and throw.
+    callDetached(() => this.#listener.close(), ignore);
     this.#wake?.();
   }
 

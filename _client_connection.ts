@@ -572,8 +572,12 @@ export class ClientConnection {
   /** Settles the notifications that writes have taken whole. */
   #settleTaken(): void {
     const awaited = this.#awaited;
-    for (const request of this.#notifications) {
-      if (request.end > this.#written) break;
+    // Looks anew each time: a callback may give up others.
+    for (
+      let request = this.#notifications.first;
+      request !== undefined && request.end <= this.#written;
+      request = this.#notifications.first
+    ) {
       this.#notifications.remove(request);
       this.#notifiedTo = request.end;
       request.connection = undefined;

@@ -51,16 +51,6 @@ export class Dialler {
   }
 
   /**
-   * Whether a write that fails has taken nothing: over TLS, what it was given may
-   * go out all the same. What the user's own `connect` gives is a transport, and
-   * so takes nothing then, unless it speaks TLS itself.
-   */
-  takesAllOrNothing(transport: Transport): boolean {
-    return this.#target.tls === undefined &&
-      transport.constructor?.name !== "TlsConn";
-  }
-
-  /**
    * Dials, within the time there is.
    *
    * @param signal Gives the dial up when it aborts.
@@ -172,6 +162,15 @@ export class Dialler {
       signal.removeEventListener("abort", abort);
     }
   }
+}
+
+/**
+ * Whether a write that fails has taken nothing, as a transport's write is to do.
+ * Of what is known, only Deno's own TLS differs: what it was given may go out all
+ * the same.
+ */
+export function takesAllOrNothing(transport: Transport): boolean {
+  return transport.constructor?.name !== "TlsConn";
 }
 
 /** Closes a transport, which may be closed already. */

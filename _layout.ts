@@ -59,8 +59,9 @@ export interface Layout {
    * and all that is to be stripped. */
   readonly minFrameLength: number;
   /** Whether frames are the default ones: eight bytes, big endian, that count
-   * the payload and are stripped. Their headers are read and written without
-   * loops; what the loops do stays the rule, and a test holds the two together. */
+   * what follows and are stripped, and behind them an id that is put in, if
+   * there is one. Their headers are read and written without loops; what the
+   * loops do stays the rule, and a test holds the two together. */
   readonly simple: boolean;
 }
 
@@ -124,7 +125,7 @@ function complete(options: LayoutOptions, id: IdOptions | undefined): Layout {
     idAt,
     inserted,
     simple: width === 8 && order === "big" && offset === 0 &&
-      adjustment === 0 && strip === 8 && idWidth === 0,
+      adjustment === 0 && strip === 8 && idWidth === inserted,
     minFrameLength: Math.max(
       headerLength + inserted,
       strip + inserted,

@@ -12,6 +12,9 @@ import { namedError } from "./_errors.ts";
  * are taken, and a limit in time on writes is to see a slow reader's progress. */
 const MAX_WRITE = 64 * 1024;
 
+/** Bytes that may lie here unread before the socket is paused. */
+const MAX_AHEAD = 64 * 1024;
+
 interface PendingRead {
   readonly room: Uint8Array<ArrayBuffer>;
   readonly resolve: (n: number | null) => void;
@@ -40,8 +43,8 @@ export interface Underlying {
  * A transport over a Node socket.
  *
  * - One read and one write at a time, as server and client use them.
- * - The socket reads ahead what its stream holds, 64 KiB, and then stops:
- *   that is its back-pressure.
+ * - What comes and is not read waits here, 64 KiB and what came with them; then
+ *   the socket is paused. That is its back-pressure.
  * - A write resolves when the socket has handed on all of it. When it is cut
  *   short, it tells how much may have left, as far as the runtime knows: all,
  *   if it does not. Only what cannot have left is rejected.
@@ -51,8 +54,10 @@ export class NodeSocket implements Transport {
   readonly localAddr: TransportAddress;
   readonly #socket: Socket;
   readonly #below: Underlying | undefined;
-  /** What was read and does not fit into the room that was given. */
-  #rest: Uint8Array | null = null;
+  /** What has come and was not read yet. */
+  readonly #ahead: Uint8Array[] = [];
+  #aheadBytes = 0;
+  #paused = true;
   #reading: PendingRead | null = null;
   #writing: PendingWrite | null = null;
   /** What `below` had taken when the write began. */
@@ -74,7 +79,9 @@ export class NodeSocket implements Transport {
     this.#below = below;
     this.remoteAddr = addresses.remoteAddr;
     this.localAddr = addresses.localAddr;
-    socket.on("readable", this.#onReadable);
+    // Before it is listened to, lest it begin to flow.
+    socket.pause();
+    socket.on("data", this.#onData);
     socket.on("end", this.#onEnd);
     socket.on("error", this.#onError);
     socket.on("close", this.#onClose);
@@ -92,6 +99,10 @@ export class NodeSocket implements Transport {
     }
     return new Promise((resolve, reject) => {
       this.#reading = { room: p, resolve, reject };
+      if (this.#paused) {
+        this.#paused = false;
+        this.#socket.resume();
+      }
       this.#below?.demand(true);
     });
   }
@@ -137,11 +148,16 @@ export class NodeSocket implements Transport {
     return true;
   }
 
-  /** Lets go of the socket: somebody else uses it from now on. */
-  release(): void {
-    this.#socket.off("readable", this.#onReadable);
+  /**
+   * Lets go of the socket: somebody else uses it from now on.
+   *
+   * @returns What has come and was not read.
+   */
+  release(): Uint8Array[] {
+    this.#socket.off("data", this.#onData);
     this.#socket.off("end", this.#onEnd);
     this.#socket.off("close", this.#onClose);
+    return this.#ahead.splice(0);
   }
 
   /** Whether a write is under way. */
@@ -188,19 +204,17 @@ export class NodeSocket implements Transport {
   /** Bytes for a read: their number, null at the end, undefined while there
    * are none. Throws what the socket has failed with. */
   #take(p: Uint8Array): number | null | undefined {
-    if (this.#rest === null && !this.#gone && !this.#ended) {
-      this.#rest = this.#socket.read() as Uint8Array | null;
-    }
-    const rest = this.#rest;
-    if (rest !== null) {
-      const n = Math.min(p.length, rest.length);
-      if (n === rest.length) {
-        p.set(rest);
-        this.#rest = null;
+    const [first] = this.#ahead;
+    if (first !== undefined) {
+      const n = Math.min(p.length, first.length);
+      if (n === first.length) {
+        p.set(first);
+        this.#ahead.shift();
       } else {
-        p.set(rest.subarray(0, n));
-        this.#rest = rest.subarray(n);
+        p.set(first.subarray(0, n));
+        this.#ahead[0] = first.subarray(n);
       }
+      this.#aheadBytes -= n;
       return n;
     }
     if (this.#ended) return null;
@@ -208,12 +222,22 @@ export class NodeSocket implements Transport {
     return undefined;
   }
 
-  readonly #onReadable = (): void => {
+  readonly #onData = (chunk: Uint8Array): void => {
     const read = this.#reading;
-    if (read === null) return;
-    const n = this.#take(read.room);
-    // At the end of the stream there is nothing to be read: `end` follows.
-    if (typeof n === "number") this.#settleRead((read) => read.resolve(n));
+    if (read !== null && chunk.length > 0) {
+      const n = Math.min(read.room.length, chunk.length);
+      const rest = chunk.subarray(n);
+      read.room.set(rest.length === 0 ? chunk : chunk.subarray(0, n));
+      this.#settleRead((read) => read.resolve(n));
+      if (rest.length === 0) return;
+      chunk = rest;
+    }
+    this.#ahead.push(chunk);
+    this.#aheadBytes += chunk.length;
+    if (this.#aheadBytes >= MAX_AHEAD && !this.#paused) {
+      this.#paused = true;
+      this.#socket.pause();
+    }
   };
 
   readonly #onEnd = (): void => {

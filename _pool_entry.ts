@@ -14,6 +14,19 @@ export type State =
   | "resetting"
   | "closing";
 
+/** Why a resource is closed. */
+export type CloseReason =
+  | "idleTimeout"
+  | "maxLifetime"
+  | "maxIdle"
+  | "discard"
+  | "ping"
+  | "reset"
+  | "evict"
+  | "resize"
+  | "close"
+  | "late";
+
 /** A borrow that is watched for a leak. */
 export interface Trace {
   /** Carries the stack of the get. */

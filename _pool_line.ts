@@ -76,7 +76,8 @@ export class Line<T> {
   /** One listener for all waiters that share a signal. */
   readonly #groups = new Map<AbortSignal, SignalGroup<T>>();
   readonly #spare: Waiter<T>[] = [];
-  #tickets = 0;
+  /** The place of who came last. */
+  lastTicket = 0;
   /** Those in line with a timeout. */
   #timed = 0;
   #timer: Timer | undefined;
@@ -114,7 +115,7 @@ export class Line<T> {
   ): Waiter<T> {
     const waiter = this.#spare.pop() ?? new Waiter<T>();
     const queue = this.#queue(timeout);
-    waiter.ticket = ++this.#tickets;
+    waiter.ticket = ++this.lastTicket;
     waiter.since = now;
     waiter.counts = false;
     waiter.queue = queue;

@@ -5,26 +5,32 @@
 
 import { isBounded, startTimer, type Timer } from "./_timers.ts";
 
+/** What is noted of a call when it begins. */
+export interface OpeningNotes {
+  /** When it began; 0 if nobody wants to know. */
+  readonly since: number;
+  /** Of all evictions, how many came before it. */
+  readonly generation: number;
+  /** Whether it is one that the pool was made with. */
+  readonly initial: boolean;
+  /** The last in line whom its failure may concern: nobody who came after it,
+   * if it was begun for nobody. */
+  readonly concerns: number;
+}
+
 /** One call of the factory. */
-export class Opening {
+class Call {
   readonly controller = new AbortController();
   timer: Timer | undefined = undefined;
 
-  constructor(
-    /** When it began; 0 if nobody wants to know. */
-    readonly since: number,
-    /** Of all evictions, how many came before it. */
-    readonly generation: number,
-    /** Whether it is one that the pool was made with. */
-    readonly initial: boolean,
-  ) {}
+  constructor(readonly notes: OpeningNotes) {}
 }
 
 /** Told how each call ends, never in the turn in which it began. Each may call
  * back. */
 export interface OpeningsOwner<T> {
-  delivered(value: T, opening: Opening): void;
-  failed(error: unknown, opening: Opening): void;
+  delivered(value: T, opening: OpeningNotes): void;
+  failed(error: unknown, opening: OpeningNotes): void;
   /** A call that had been cut, and so had failed, has delivered after all. */
   deliveredLate(value: T): void;
   /** What a call that takes too long fails with. */
@@ -36,7 +42,7 @@ export class Openings<T> {
   readonly #factory: (signal: AbortSignal) => T | PromiseLike<T>;
   readonly #timeout: number;
   readonly #owner: OpeningsOwner<T>;
-  readonly #pending = new Set<Opening>();
+  readonly #pending = new Set<Call>();
   /** How many there are; a set takes longer to tell. */
   size = 0;
 
@@ -51,8 +57,8 @@ export class Openings<T> {
   }
 
   /** Calls the factory; it may call back. */
-  start(since: number, generation: number, initial: boolean): void {
-    const opening = new Opening(since, generation, initial);
+  start(notes: OpeningNotes): void {
+    const opening = new Call(notes);
     this.#pending.add(opening);
     this.size++;
     if (isBounded(this.#timeout)) {
@@ -66,7 +72,7 @@ export class Openings<T> {
     new Promise<T>((resolve) =>
       resolve(this.#factory(opening.controller.signal))
     ).then((value) => {
-      if (this.#end(opening)) this.#owner.delivered(value, opening);
+      if (this.#end(opening)) this.#owner.delivered(value, notes);
       else this.#owner.deliveredLate(value);
     }, (error) => this.#cut(opening, error));
   }
@@ -81,12 +87,12 @@ export class Openings<T> {
     for (const opening of [...this.#pending]) this.#cut(opening, error);
   }
 
-  #cut(opening: Opening, error: unknown): void {
-    if (this.#end(opening)) this.#owner.failed(error, opening);
+  #cut(opening: Call, error: unknown): void {
+    if (this.#end(opening)) this.#owner.failed(error, opening.notes);
   }
 
   /** Whether this is its end: the first of all. */
-  #end(opening: Opening): boolean {
+  #end(opening: Call): boolean {
     clearTimeout(opening.timer);
     if (!this.#pending.delete(opening)) return false;
     this.size--;

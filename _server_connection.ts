@@ -714,8 +714,8 @@ export class ServerConnection {
   /** Has the connection keep the process alive or not. */
   setRef(ref: boolean): void {
     this.#refed = ref;
-    if (ref) this.#conn.ref?.();
-    else this.#conn.unref?.();
+    const conn = this.#conn;
+    callDetached(() => ref ? conn.ref?.() : conn.unref?.(), ignore);
     if (this.#phase === "lingering" && this.#timer !== undefined) {
       (ref ? refTimer : unrefTimer)(this.#timer);
     }

@@ -318,10 +318,11 @@ export class TlsTransport implements Transport {
 
   /** Has the engine do what the socket would. */
   #takeOver({ transport }: { transport: Transport }): void {
-    const engine = TlsEngine.takeOver(this.#secure, transport);
-    if (engine === undefined) return;
-    this.#engine = engine;
-    this.#socket.release();
+    this.#engine = TlsEngine.takeOver(
+      this.#secure,
+      transport,
+      () => this.#socket.release(),
+    );
   }
 
   /** Frees the descriptor once what TLS has just said was written. No timer: a

@@ -97,11 +97,13 @@ export class TlsEngine {
    * Takes the engine of a socket over. Nothing may be under way on the socket,
    * and nobody else may use it from now on.
    *
+   * @param release Has whoever used it let go of it, and give what it has read.
    * @returns Nothing if it is not as it should be, and the socket is untouched.
    */
   static takeOver(
     socket: TLSSocket,
     transport: Transport,
+    release: () => Uint8Array[],
   ): TlsEngine | undefined {
     const handle = (socket as unknown as { _handle?: Handle })._handle;
     if (handle === undefined || handle === null) return undefined;
@@ -111,6 +113,7 @@ export class TlsEngine {
     }
     const engine = new TlsEngine(handle, methods, transport);
     // What came along with the end of the handshake.
+    engine.#plain.push(...release());
     for (let chunk; (chunk = socket.read()) !== null;) {
       engine.#plain.push(chunk as Uint8Array);
     }
@@ -120,11 +123,6 @@ export class TlsEngine {
     };
     methods.readStart.call(handle);
     return engine;
-  }
-
-  /** Whether a write is under way. */
-  get writing(): boolean {
-    return this.#writing;
   }
 
   async read(p: Uint8Array<ArrayBuffer>): Promise<number | null> {

@@ -7,12 +7,39 @@
  *               | idle, or dialled,                               |
  *               | or shared, or wait       in order of sending    v
  *             Pool                                              server
- *                                          in order of sending    |
- *  response <-- first of those sent <---- decoder <-- read <------+
+ *                                          in order, or by id     |
+ *  response <-- its request <------------ decoder <-- read <------+
  * ```
  *
- * Two layers, each readable alone: a connection that pipelines in order, and
- * the client, which chooses one through a `Pool`.
+ * **The life of a request**
+ *
+ * 1. It is judged: what cannot be framed is refused before anything is done.
+ * 2. It gets a connection: an idle one; or a new one while fewer than `maxCap`
+ *    are open; or a busy one with room for it (`pipelining`), the least loaded
+ *    first; or it waits in line.
+ * 3. It is unsent until the next write: what one turn sends leaves in one write.
+ *    Given up here, it never leaves.
+ * 4. It is sent. Its response is the first that belongs to no request before it,
+ *    or, with `correlation`, the one with its id. Given up here, it keeps its
+ *    place, so that a late response is known for what it is.
+ * 5. It settles: with its response, an error of its own limits, or the loss of its
+ *    connection. It is sent again after a loss where that can do no harm, and
+ *    after a goaway, which vouches that it was not handled.
+ *
+ * **The life of a connection**
+ *
+ * 1. It is dialled: name, TCP, TLS and `handshake`, within `connectTimeout`. A
+ *    failure is a {@linkcode ConnectError} for one request.
+ * 2. It carries requests, and is idle between them. An idle connection that ends,
+ *    fails or delivers what nobody asked for is dropped at once.
+ * 3. What lay idle for a second or more is looked at before it is lent: for a turn
+ *    of the event loop, and by a `ping` after `pingAfterIdle`.
+ * 4. It takes no more requests once it is older than `maxLifetime`, once the server
+ *    has said goodbye, or once half of its places are kept by requests that were
+ *    given up.
+ * 5. It is closed when nothing is in flight on it; at once where it is in doubt. If
+ *    it carried notifications which the server may not have read, it is half-closed
+ *    first and read to the server's end.
  *
  * @example Send a request
  * ```ts
@@ -21,7 +48,7 @@
  * import { assertEquals } from "@std/assert";
  *
  * await using server = serve({ port: 0 }, (payload) => payload);
- * const { port } = server.addr as Deno.NetAddr;
+ * const { port } = server.addr;
  *
  * await using client = new Client({ port, maxCap: 4 });
  * const response = await client.send(new TextEncoder().encode("hello"));
@@ -44,7 +71,7 @@ import { SignalGroups } from "./_client_signals.ts";
 import { targetOption } from "./_connect.ts";
 import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
-import { type Dialled, Dialler } from "./_dial.ts";
+import { type Dialled, Dialler, takesAllOrNothing } from "./_dial.ts";
 import { goawayOption } from "./_goaway.ts";
 import {
   booleanOption,
@@ -435,16 +462,88 @@ export class ClientClosedError extends Error {
  * - Every `send` settles, with its own response or an error, whatever the
  *   network does.
  * - A response never reaches another request, not even one that comes late.
+ * - With `correlation`, no request waits behind another, and no connection is
+ *   closed for a timeout unless it has fallen silent.
  * - A connection in doubt is closed, not reused. An idle one that ends, fails
  *   or delivers a byte that nobody asked for is dropped at once.
  * - A request is sent again at most once, and only when its connection had
  *   answered before and is lost before the request was handed over whole, or
  *   before a byte of its response had come and the request is `idempotent`.
  *   It goes out on a connection dialled since. Never after a timeout or an
- *   abort.
+ *   abort. What a goaway vouches for is sent again as often as need be, until
+ *   its timeout.
  * - Requests made in one turn leave in one write where they share a
  *   connection.
  * - Requests in flight keep the process alive; idle connections do not.
+ * - A process that was frozen writes no request to a connection that was closed
+ *   meanwhile. A request that times out in silence has idle connections that were
+ *   as silent looked at, or closed, before they are lent.
+ * - Callbacks run in the async context (`AsyncLocalStorage`) of whom they belong
+ *   to: `settle` in its `send`'s, all others in that of the constructor's caller.
+ *   No connection keeps a request's context alive.
+ *
+ * @example Send requests, one after the other and at once
+ * ```ts
+ * import { Client } from "@wirepool/net/client";
+ * import { serve } from "@wirepool/net/server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({ port: 0 }, (payload) => payload.toReversed());
+ * await using client = new Client({ port: server.addr.port });
+ *
+ * assertEquals(await client.send(new Uint8Array([1, 2])), new Uint8Array([2, 1]));
+ * const responses = await Promise.all(
+ *   [[3, 4], [5, 6]].map((bytes) => client.send(new Uint8Array(bytes))),
+ * );
+ * assertEquals(responses[1], new Uint8Array([6, 5]));
+ * ```
+ *
+ * @example No request waits behind another
+ * ```ts
+ * import { Client } from "@wirepool/net/client";
+ * import { serve } from "@wirepool/net/server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const correlation = { length: 4 } as const; // an id before each payload
+ * await using server = serve({ port: 0, correlation }, async (payload) => {
+ *   if (payload[0] === 1) await new Promise((resolve) => setTimeout(resolve, 50));
+ *   return payload;
+ * });
+ * await using client = new Client({ port: server.addr.port, correlation });
+ *
+ * const settled: string[] = [];
+ * await Promise.all([
+ *   client.send(new Uint8Array([1])).then(() => settled.push("slow")),
+ *   client.send(new Uint8Array([2])).then(() => settled.push("fast")),
+ * ]);
+ * assertEquals(settled, ["fast", "slow"]); // over one connection
+ * ```
+ *
+ * @example Log in on every connection
+ * ```ts
+ * import { Client } from "@wirepool/net/client";
+ * import { serve } from "@wirepool/net/server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const bytes = (text: string) => new TextEncoder().encode(text);
+ * await using server = serve({
+ *   port: 0,
+ *   handshake: async (conn) => {
+ *     const token = new TextDecoder().decode(await conn.read());
+ *     if (token !== "secret") throw new Error("Wrong token");
+ *     await conn.write(bytes("welcome"));
+ *   },
+ * }, (payload) => payload);
+ *
+ * await using client = new Client({
+ *   port: server.addr.port,
+ *   handshake: async (conn) => {
+ *     await conn.write(bytes("secret"));
+ *     assertEquals(new TextDecoder().decode(await conn.read()), "welcome");
+ *   },
+ * });
+ * assertEquals(await client.send(bytes("hi")), bytes("hi"));
+ * ```
  *
  * @example Time out, and tell why
  * ```ts
@@ -452,8 +551,11 @@ export class ClientClosedError extends Error {
  * import { serve } from "@wirepool/net/server";
  * import { assertRejects } from "@std/assert";
  *
- * await using server = serve({ port: 0 }, () => null); // never answers
- * const { port } = server.addr as Deno.NetAddr;
+ * await using server = serve({ port: 0 }, async (payload) => {
+ *   await new Promise((resolve) => setTimeout(resolve, 300));
+ *   return payload;
+ * });
+ * const { port } = server.addr;
  *
  * await using client = new Client({ port, requestTimeout: 50 });
  * await assertRejects(() => client.send(new Uint8Array()), RequestTimeoutError);
@@ -685,6 +787,8 @@ export class Client implements AsyncDisposable {
    * @throws {ConnectError} If no connection could be made.
    * @throws {ConnectionLostError} If the connection was lost.
    * @throws {RequestTimeoutError} If it took longer than `timeout`.
+   * @throws {RequestFailedError} If the server says that its handler has failed,
+   * which it does where ids are inserted.
    * @throws {PoolTimeoutError} If it waited longer than `getTimeout`.
    * @throws {PoolExhaustedError} If `maxWaiting` requests wait already.
    * @throws {ClientClosedError} If the client is closed.
@@ -1083,7 +1187,7 @@ export class Client implements AsyncDisposable {
     number: number,
   ): ClientConnection {
     return new ClientConnection(transport, readBefore, this.#terms, number, {
-      exact: this.#dialler.takesAllOrNothing(transport),
+      exact: takesAllOrNothing(transport),
       // Only a busy connection needs to be told its time: an idle one is
       // the pool's.
       expiresAt: this.#maxLifetime === 0

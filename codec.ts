@@ -534,7 +534,7 @@ export class FrameDecoder {
     const { chunk, start } = this.#buffer;
     if (layout.simple) {
       const body = readSimpleLength(chunk, start);
-      if (body >= 0 && body <= layout.maxLength) {
+      if (body >= layout.inserted && body <= layout.maxLength) {
         return layout.headerLength + body;
       }
     }
@@ -684,10 +684,13 @@ export class FrameEncoder {
     const layout = this.#layout;
     const buffer = this.#buffer;
     if (layout.simple && isCopied(layout, payload)) {
-      const length = layout.headerLength + payload.length;
+      const body = layout.inserted + payload.length;
+      const length = layout.headerLength + body;
       const at = buffer.reserve(length);
-      writeSimpleLength(buffer.slab, at, payload.length);
-      buffer.slab.set(payload, at + layout.headerLength);
+      const { slab } = buffer;
+      writeSimpleLength(slab, at, body);
+      if (layout.inserted > 0) writeId(layout, slab, at, id);
+      slab.set(payload, at + length - payload.length);
       return length;
     }
     const { offset, headerLength, inserted, idWidth } = layout;
@@ -1283,9 +1286,9 @@ function readFrameLength(layout: Layout, chunk: Uint8Array, at: number) {
 
 function tooShort(layout: Layout, body: number): InvalidFrameLengthError {
   const length = layout.headerLength + body;
-  const { strip, inserted, idWidth } = layout;
+  const { strip, idWidth } = layout;
   return new InvalidFrameLengthError(
-    idWidth === 0 || length - inserted < strip
+    idWidth === 0 || length < strip
       ? `Frame of ${length} bytes is shorter than the ${strip} to strip`
       : `Frame of ${length} bytes is too short to hold its id of ${idWidth}`,
     body,
@@ -1294,9 +1297,12 @@ function tooShort(layout: Layout, body: number): InvalidFrameLengthError {
 
 /** Whether a payload is one that a simple layout copies whole; what is not, and
  * what cannot be framed, is left to the general way. */
-function isCopied({ maxLength }: Layout, payload: Uint8Array): boolean {
+function isCopied(
+  { inserted, maxLength }: Layout,
+  payload: Uint8Array,
+): boolean {
   return payload instanceof Uint8Array && payload.length <= COPY_LIMIT &&
-    payload.length <= maxLength;
+    inserted + payload.length <= maxLength;
 }
 
 /** Writes what stands before the body of a frame: the bytes before the length

@@ -39,9 +39,6 @@
  * @module
  */
 
-import { bug } from "./_bug.ts";
-import { callDetached, ignore, isThenable } from "./_callbacks.ts";
-import { defer } from "./_deferred.ts";
 import {
   checkFunction,
   choiceOption,
@@ -51,19 +48,8 @@ import {
   objectOption,
   signalOption,
 } from "./_options.ts";
-import { Backoff } from "./_pool_backoff.ts";
-import { PendingCall } from "./_pool_calls.ts";
-import { Clock } from "./_pool_clock.ts";
-import { Entry } from "./_pool_entry.ts";
-import { placeHeldUntil } from "./_pool_held_places.ts";
-import { LeakDetector } from "./_pool_leaks.ts";
-import { BorrowLease, type Ending } from "./_pool_lease.ts";
-import { Line, type Waiter } from "./_pool_line.ts";
-import { WarmList } from "./_pool_list.ts";
-import { type Opening, Openings } from "./_pool_openings.ts";
-import { Patrol } from "./_pool_patrol.ts";
-import { Reaper } from "./_pool_reaper.ts";
-import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { type CoreSettings, PoolCore } from "./_pool_core.ts";
+import { BorrowLease } from "./_pool_lease.ts";
 
 /** Why a resource was closed, as {@linkcode PoolHooks.closed} is told. */
 export type PoolCloseReason =
@@ -428,14 +414,9 @@ export interface Lease<T> extends Disposable, AsyncDisposable {
   discard(): void;
 }
 
-/** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
-const LIFETIME_SPREAD = 0.1;
-/** And by no less than this share where a replacement must stand before. */
-const LEAST_LEAD = 0.05;
 /** A count that may be nothing, and may be without limit. */
 const ANY_COUNT = { min: 0, max: Infinity };
 const AT_LEAST_ONE = { min: 1, max: Infinity };
-const HOOKS = ["opened", "closed", "waited", "acquired", "released"] as const;
 
 /**
  * Lends resources, opens them when they are missing, and closes what is broken,
@@ -482,128 +463,8 @@ const HOOKS = ["opened", "closed", "waited", "acquired", "released"] as const;
  * @typeParam T What is pooled: anything but `undefined` and promises.
  */
 export class Pool<T> implements AsyncDisposable {
-  // What a resource goes through; no step awaits between its check and its change.
-  //
-  //   state      event                            next
-  //   (none)     factory delivers                 loose
-  //   loose      passed on, at once               borrowed by the next, idle or closing
-  //   borrowed   put                              resetting, or loose
-  //   borrowed   discard, drained                 closing
-  //   resetting  ready                            loose
-  //   resetting  failed, evicted, pool closed     closing
-  //   idle       lent, nothing to ask             borrowed
-  //   idle       lent or patrolled, ping due      pinging
-  //   idle       expired, evicted, surplus        closing
-  //   pinging    alive                            loose
-  //   pinging    dead, pool closed                closing
-  //   closing    close has ended or is overdue    (none): its place is free
-  //
-  // Always: #open = idle + in use (borrowed, resetting, pinging) + opening +
-  // closing, and #open <= #maxCap, but for a surplus that a resize left and nothing
-  // adds to. Whenever no step is running: more callers stand in line than factory
-  // calls, pings and resets are under way only if nothing is idle and nothing more
-  // may be opened.
-  //
-  // A method marked "Calls back" may run callbacks of the user before it returns,
-  // and those may call any public method. Who calls such a method must leave the
-  // state whole before, and look anew after at whatever it knew.
-
-  readonly #close: ((resource: T) => unknown) | undefined;
-  /** It is also given how long the resource was idle, which a ping of the user's
-   * need not know, and the client's does. */
-  readonly #ping: ((resource: T, idle: number) => unknown) | undefined;
-  readonly #reset: ((resource: T) => unknown) | undefined;
-  readonly #onError:
-    | ((error: unknown, operation: PoolOperation) => void)
-    | undefined;
-  readonly #hooks: PoolHooks<T>;
-  readonly #minIdle: number;
-  readonly #idleTimeout: number;
-  readonly #maxLifetime: number;
+  readonly #core: PoolCore<T>;
   readonly #getTimeout: number;
-  readonly #factoryTimeout: number;
-  readonly #pingTimeout: number;
-  readonly #pingAfterIdle: number;
-  readonly #pingInterval: number;
-  readonly #releaseTimeout: number;
-  readonly #drainTimeout: number;
-  readonly #maxWaiting: number;
-  readonly #lifo: boolean;
-  /** Whether any limit needs to know when a resource was lent or put. */
-  readonly #timed: boolean;
-  /** Whether a limit or a hook needs to know how long anybody waited or held. */
-  readonly #noting: boolean;
-  /** Whether the reaper ever has work. */
-  readonly #reaping: boolean;
-  #maxCap: number;
-  /** `undefined` follows `#maxCap`, as does `#maxOpeningGiven`. */
-  #maxIdleGiven: number | undefined;
-  readonly #maxOpeningGiven: number | undefined;
-  /** `minIdle`, as far as the other limits allow it; 0 in a closed pool. */
-  #leastIdle = 0;
-
-  /** Places taken. Counted before anything is awaited, corrected when it fails. */
-  #open = 0;
-  #closing = 0;
-  /** Of those closing, the places that failed calls of the factory still keep. */
-  #held = 0;
-  #pinging = 0;
-  #resetting = 0;
-  /** The time of the step under way, if there are limits; 0 if there are none. A
-   * field rather than an argument: numbers with fractions cost memory to pass. */
-  #now = 0;
-  /** Every resource that has a place, by identity, in any state. */
-  readonly #entries = new Map<T, Entry<T>>();
-  #lastLent: Entry<T> | undefined;
-  /** In the order of their puts: the longest idle first. */
-  readonly #idle = new WarmList<Entry<T>>();
-  #puts = 0;
-  /** Those idle that are kept only until their replacements stand. */
-  readonly #aged = new Set<Entry<T>>();
-  /** How many of the idle are not among those. */
-  #fresh = 0;
-  readonly #openings: Openings<T>;
-  /** Of `initialCap`, those that no call of the factory has been made for. */
-  #initial: number;
-  /** Between tries to open for `minIdle`, after a failure. */
-  readonly #backoff = new Backoff(() => this.#serve());
-  /** Grows with every `evictAll` and at close: what is older is not kept. */
-  #generation = 0;
-  #serving = false;
-  #lastFailure: { error: unknown } | undefined;
-  /** Whoever waits for the first resources to stand. */
-  #opener: { left: number; done: () => void; failed: Reject } | undefined;
-
-  #closed: Promise<void> | undefined;
-  #resolveClosed: () => void = ignore;
-  #rejectClosed: Reject = ignore;
-  #drainTimer: Timer | undefined;
-  /** What was closed in its borrower's hands, by its borrow, until it is put. */
-  readonly #drained = new Map<T, number>();
-
-  readonly #clock: Clock;
-  /** In the order of arrival. */
-  readonly #line: Line<T>;
-  readonly #leaks: LeakDetector;
-  readonly #reaper: Reaper;
-  /** The reaper's pass over what has been idle and unpinged. */
-  readonly #patrol = new Patrol<Entry<T>>((entry) => this.#visit(entry));
-  /** Pings that do not keep the process alive, since nobody waits. */
-  readonly #unheld = new Set<PendingCall>();
-
-  #getCount = 0;
-  #waitCount = 0;
-  #waitDuration = 0;
-  #timeoutCount = 0;
-  #cancelCount = 0;
-  #openedCount = 0;
-  #openFailedCount = 0;
-  #pingFailedCount = 0;
-  #resetFailedCount = 0;
-  #maxIdleClosed = 0;
-  #idleTimeoutClosed = 0;
-  #maxLifetimeClosed = 0;
-  #discardedCount = 0;
 
   /**
    * Makes a pool and, with `initialCap` or `minIdle`, starts to open its first
@@ -614,105 +475,14 @@ export class Pool<T> implements AsyncDisposable {
    * @throws {RangeError} If a number is out of its range.
    */
   constructor(options: PoolOptions<T>) {
-    const { factory, close, ping, reset, onError, hooks } = options;
-    checkFunction("Option factory", factory);
-    this.#close = functionOption({ close }, "close");
-    this.#ping = functionOption({ ping }, "ping");
-    this.#reset = functionOption({ reset }, "reset");
-    this.#onError = functionOption({ onError }, "onError");
-    this.#hooks = objectOption({ hooks }, "hooks") ?? {};
-    for (const name of HOOKS) {
-      const hook: unknown = this.#hooks[name];
-      if (hook !== undefined) checkFunction(`Option hooks.${name}`, hook);
-    }
-    const order = choiceOption(options, "idleOrder", "lifo", ["lifo", "fifo"]);
-    this.#lifo = order === "lifo";
-
-    this.#maxCap = integerOption(options, "maxCap", 10, AT_LEAST_ONE);
-    if (options.maxIdle !== undefined) {
-      this.#maxIdleGiven = integerOption(options, "maxIdle", 0, ANY_COUNT);
-    }
-    if (options.maxOpening !== undefined) {
-      this.#maxOpeningGiven = integerOption(
-        options,
-        "maxOpening",
-        1,
-        AT_LEAST_ONE,
-      );
-    }
-    this.#maxWaiting = integerOption(
-      options,
-      "maxWaiting",
-      Infinity,
-      ANY_COUNT,
-    );
-    const most = Math.min(
-      this.#maxCap,
-      this.#maxIdle(),
-      Number.MAX_SAFE_INTEGER,
-    );
-    const kept = { min: 0, max: most };
-    this.#initial = integerOption(options, "initialCap", 0, kept);
-    this.#minIdle = integerOption(options, "minIdle", 0, kept);
-    this.#leastIdle = this.#minIdle;
-
-    this.#idleTimeout = limitOption(options, "idleTimeout", 0) || Infinity;
-    this.#maxLifetime = limitOption(options, "maxLifetime", 0) || Infinity;
+    const settings = checkOptions(options);
     this.#getTimeout = limitOption(options, "getTimeout", 0);
-    this.#factoryTimeout = limitOption(options, "factoryTimeout", 0);
-    this.#pingTimeout = limitOption(options, "pingTimeout", 5_000);
-    this.#releaseTimeout = limitOption(options, "releaseTimeout", 5_000);
-    this.#drainTimeout = limitOption(options, "drainTimeout", 10_000);
-    this.#pingAfterIdle = limitOption(options, "pingAfterIdle", 0);
-    this.#pingInterval = limitOption(options, "pingInterval", 0);
-    if (ping === undefined) this.#pingInterval = 0;
-    const leakTimeout = limitOption(options, "leakTimeout", 0);
-    const reaped = [
-      this.#idleTimeout,
-      this.#maxLifetime,
-      this.#pingInterval,
-      leakTimeout,
-    ].filter((limit) => limit > 0 && limit < Infinity);
-    this.#reaping = reaped.length > 0;
-    const reapInterval = limitOption(
-      options,
-      "reapInterval",
-      this.#reaping ? Math.min(...reaped) / 2 : 1_000,
-    );
-    if (reapInterval === 0) {
-      throw new RangeError(
-        "Option reapInterval must be more than 0 ms, received 0",
-      );
-    }
-    const shortest = Math.min(
-      ...reaped,
-      ping !== undefined && this.#pingAfterIdle || Infinity,
-    );
-    this.#timed = shortest < Infinity;
-    const { acquired, released } = this.#hooks;
-    this.#noting = acquired !== undefined || released !== undefined;
-
-    this.#clock = new Clock(
-      shortest,
-      (stamp, now) => this.#line.restamp(stamp, now),
-    );
-    this.#line = new Line<T>(this.#clock, {
-      timedOut: (waiter, timeout) => this.#timedOut(waiter, timeout),
-      aborted: (waiter, reason) => this.#aborted(waiter, reason),
+    this.#core = new PoolCore(settings, {
+      closed: () => new PoolClosedError(),
+      timedOut: (message, figures, options) =>
+        new PoolTimeoutError(message, figures, options),
+      exhausted: (message, figures) => new PoolExhaustedError(message, figures),
     });
-    this.#leaks = new LeakDetector(
-      leakTimeout,
-      (error) => this.#report(error, "leak"),
-    );
-    this.#reaper = new Reaper(reapInterval, () => this.#reap());
-    this.#openings = new Openings<T>(factory, this.#factoryTimeout, {
-      delivered: (value, opening) => this.#delivered(value, opening),
-      failed: (error, opening) => this.#openFailed(error, opening),
-      deliveredLate: (value) => this.#deliveredLate(value),
-      overdue: () =>
-        this.#overdue("The factory did not deliver", this.#factoryTimeout),
-    });
-    this.#serve();
   }
 
   /**
@@ -736,20 +506,8 @@ export class Pool<T> implements AsyncDisposable {
    */
   static async open<T>(options: PoolOptions<T>): Promise<Pool<T>> {
     const pool = new Pool<T>(options);
-    const left = options.initialCap ?? 0;
-    if (left === 0) return pool;
-    try {
-      await new Promise<void>((done, failed) => {
-        pool.#opener = { left, done, failed };
-      });
-      return pool;
-    } catch (error) {
-      // Nobody waits for that: it needs no limit.
-      if (pool.#closed === undefined) pool.#shut(0);
-      throw error;
-    } finally {
-      pool.#opener = undefined;
-    }
+    await pool.#core.opened();
+    return pool;
   }
 
   /**
@@ -781,22 +539,9 @@ export class Pool<T> implements AsyncDisposable {
    * ```
    */
   get(options?: PoolGetOptions): Promise<T> {
-    let signal: AbortSignal | undefined;
-    let timeout = this.#getTimeout;
-    if (options !== undefined && options !== null) {
-      try {
-        signal = signalOption(options);
-        timeout = limitOption(options, "timeout", timeout);
-      } catch (error) {
-        return Promise.reject(error);
-      }
-      // Before anything else: who has left already must not take anything.
-      if (signal?.aborted) return this.#canceled(signal);
-    }
-    const origin = this.#leaks.capture();
-    const entry = this.#take(origin);
-    if (entry !== undefined) return Promise.resolve(entry.value);
-    return this.#wait(signal, timeout, origin);
+    return options === undefined
+      ? this.#core.get(undefined, this.#getTimeout)
+      : this.#get(options);
   }
 
   /**
@@ -806,7 +551,7 @@ export class Pool<T> implements AsyncDisposable {
    * everything). It opens nothing but what `minIdle` then asks for.
    */
   tryGet(): T | undefined {
-    return this.#take(this.#leaks.capture())?.value;
+    return this.#core.tryGet();
   }
 
   /**
@@ -818,15 +563,7 @@ export class Pool<T> implements AsyncDisposable {
    * that {@linkcode Pool.close} has closed in its borrower's hands may be put once.
    */
   put(resource: T): void {
-    const entry = this.#borrowed(resource);
-    if (entry === undefined) return;
-    const { trace } = entry;
-    entry.state = "loose";
-    if (this.#noting) this.#tellReleased(entry);
-    if (this.#timed) this.#now = this.#clock.atLeast();
-    if (this.#reset !== undefined) this.#startReset(entry, this.#reset);
-    else this.#passOn(entry);
-    if (trace?.reported) this.#leaks.reportReturn(trace, this.#clock.read());
+    this.#core.put(resource);
   }
 
   /**
@@ -837,13 +574,7 @@ export class Pool<T> implements AsyncDisposable {
    * {@linkcode Pool.put}; nothing changes then.
    */
   discard(resource: T): void {
-    const entry = this.#borrowed(resource);
-    if (entry === undefined) return;
-    const { trace } = entry;
-    entry.state = "loose";
-    if (this.#noting) this.#tellReleased(entry);
-    this.#retire(entry, "discard");
-    if (trace?.reported) this.#leaks.reportReturn(trace, this.#clock.read());
+    this.#core.discard(resource);
   }
 
   /**
@@ -870,16 +601,15 @@ export class Pool<T> implements AsyncDisposable {
   ): Promise<R> {
     checkFunction("fn", fn);
     const resource = await this.get(options);
-    const entry = this.#entries.get(resource);
-    const serial = entry?.serial ?? 0;
+    const end = this.#core.borrow(resource);
     let result: R;
     try {
       result = await fn(resource);
     } catch (error) {
-      this.#release(entry, serial, "discard");
+      end("discard");
       throw error;
     }
-    this.#release(entry, serial, "put");
+    end("put");
     return result;
   }
 
@@ -902,12 +632,7 @@ export class Pool<T> implements AsyncDisposable {
    */
   async lease(options?: PoolGetOptions): Promise<Lease<T>> {
     const resource = await this.get(options);
-    const entry = this.#entries.get(resource);
-    const serial = entry?.serial ?? 0;
-    return new BorrowLease(
-      resource,
-      (how) => this.#release(entry, serial, how),
-    );
+    return new BorrowLease(resource, this.#core.borrow(resource));
   }
 
   /**
@@ -919,26 +644,10 @@ export class Pool<T> implements AsyncDisposable {
    * @throws {TypeError | RangeError} As the constructor does; nothing changes then.
    */
   resize(limits: PoolLimits): void {
-    const maxCap = integerOption(limits, "maxCap", this.#maxCap, AT_LEAST_ONE);
-    const maxIdle = integerOption(
-      limits,
-      "maxIdle",
-      this.#maxIdleGiven ?? Infinity,
-      ANY_COUNT,
-    );
-    this.#maxCap = maxCap;
-    if (limits.maxIdle !== undefined) this.#maxIdleGiven = maxIdle;
-    if (this.#closed === undefined) {
-      this.#leastIdle = Math.min(this.#minIdle, this.#maxIdle(), maxCap);
-    }
-    // Looks anew each time: closing may call back into the pool.
-    for (let entry; (entry = this.#idle.first()) !== undefined;) {
-      if (this.#surplus()) this.#retire(entry, "resize");
-      else if (this.#idle.size > this.#maxIdle()) {
-        this.#retire(entry, "maxIdle");
-      } else break;
-    }
-    this.#serve();
+    const { maxCap, maxIdle } = limits;
+    if (maxCap !== undefined) integerOption(limits, "maxCap", 1, AT_LEAST_ONE);
+    if (maxIdle !== undefined) integerOption(limits, "maxIdle", 0, ANY_COUNT);
+    this.#core.resize(maxCap, maxIdle);
   }
 
   /**
@@ -946,8 +655,7 @@ export class Pool<T> implements AsyncDisposable {
    * idle: for one that may have died. It need not be in the pool any more.
    */
   recheck(resource: T): void {
-    const entry = this.#entries.get(resource);
-    if (entry?.state === "idle") entry.checkedAt = -Infinity;
+    this.#core.recheck(resource);
   }
 
   /**
@@ -964,13 +672,7 @@ export class Pool<T> implements AsyncDisposable {
         "The resource to evict must not be undefined: evictAll() closes all",
       );
     }
-    const entry = this.#entries.get(resource);
-    if (entry === undefined) return;
-    if (entry.state === "idle" || entry.state === "resetting") {
-      this.#retire(entry, "evict");
-    } else {
-      entry.generation = -1;
-    }
+    this.#core.evict(resource);
   }
 
   /**
@@ -979,40 +681,12 @@ export class Pool<T> implements AsyncDisposable {
    * after the far side has moved or changed its credentials.
    */
   evictAll(): void {
-    const generation = ++this.#generation;
-    for (const entry of [...this.#entries.values()]) {
-      if (entry.generation === generation) continue;
-      if (entry.state === "idle" || entry.state === "resetting") {
-        this.#retire(entry, "evict");
-      }
-    }
+    this.#core.evictAll();
   }
 
   /** Returns a snapshot; taking it costs the same however full the pool is. */
   stats(): PoolStats {
-    return {
-      open: this.#open,
-      idle: this.#idle.size,
-      inUse: this.#inUse(),
-      opening: this.#openings.size,
-      waiting: this.#unsupplied(),
-      pending: this.#line.size,
-      maxCap: this.#maxCap,
-      closed: this.#closed !== undefined,
-      getCount: this.#getCount,
-      waitCount: this.#waitCount,
-      waitDuration: this.#waitDuration,
-      timeoutCount: this.#timeoutCount,
-      cancelCount: this.#cancelCount,
-      openedCount: this.#openedCount,
-      openFailedCount: this.#openFailedCount,
-      pingFailedCount: this.#pingFailedCount,
-      resetFailedCount: this.#resetFailedCount,
-      maxIdleClosed: this.#maxIdleClosed,
-      idleTimeoutClosed: this.#idleTimeoutClosed,
-      maxLifetimeClosed: this.#maxLifetimeClosed,
-      discardedCount: this.#discardedCount,
-    };
+    return this.#core.stats();
   }
 
   /**
@@ -1025,8 +699,8 @@ export class Pool<T> implements AsyncDisposable {
    * that a forgotten put cannot hold this up for ever; putting it later does
    * nothing. A factory that still ignores its signal then is waited for no longer.
    * A `signal`, of any of the calls, ends the wait before: the promise then rejects
-   * with `signal.reason`, and what comes back later is closed all the same. A
-   * rejection nobody handles is not reported.
+   * with `signal.reason`, borrowers keep what they hold, and what comes back later
+   * is closed all the same. A rejection nobody handles is not reported.
    *
    * @throws {TypeError} If the signal is none, in a promise of its own; the pool is
    * not closed then.
@@ -1053,19 +727,7 @@ export class Pool<T> implements AsyncDisposable {
     } catch (error) {
       return Promise.reject(error);
     }
-    const closed = this.#closed ?? this.#shut(this.#drainTimeout);
-    if (signal !== undefined && this.#open > this.#held) {
-      const stop = () => {
-        this.#rejectClosed(signal.reason);
-        this.#unholdDrain();
-      };
-      const forget = () => signal.removeEventListener("abort", stop);
-      signal.addEventListener("abort", stop);
-      // Also handles the rejection, for who does not await the close.
-      closed.then(forget, forget);
-      if (signal.aborted) stop();
-    }
-    return closed;
+    return this.#core.close(signal);
   }
 
   /** The same as {@linkcode Pool.close} without a signal: at the end of an
@@ -1075,814 +737,69 @@ export class Pool<T> implements AsyncDisposable {
     return this.close();
   }
 
-  // ---- Lending -------------------------------------------------------------
-
-  /** Lends an idle resource, if there is one that may be lent as it is. Calls
-   * back. */
-  #take(origin: Error | undefined): Entry<T> | undefined {
-    if (this.#idle.size === 0 || this.#line.size > 0) return undefined;
-    if (this.#timed) this.#now = this.#clock.atMost();
-    while (this.#closeUnfitIdle()) {
-      // That may have called back.
-      if (this.#line.size > 0) return undefined;
-    }
-    const entry = this.#nextIdle();
-    if (entry === undefined || this.#pingDue(entry)) return undefined;
-    this.#removeIdle(entry);
-    this.#lend(entry, origin);
-    if (this.#fresh < this.#leastIdle) {
-      // Somebody has asked: there is no reason to wait any longer.
-      this.#backoff.reset();
-      this.#serve();
-    }
-    if (this.#noting) this.#tellAcquired(entry, 0);
-    return entry;
-  }
-
-  /** Stands in line. Calls back. */
-  #wait(
-    signal: AbortSignal | undefined,
-    timeout: number,
-    origin: Error | undefined,
-  ): Promise<T> {
-    // Again: closing an expired resource may have called back.
-    if (signal?.aborted) return this.#canceled(signal);
-    if (this.#closed !== undefined) {
-      return Promise.reject(new PoolClosedError());
-    }
-    const { promise, resolve, reject } = defer<T>();
-    const stamped = timeout > 0 || this.#noting;
-    const now = stamped ? this.#clock.stamp() : 0;
-    const waiter = this.#line.push(resolve, reject, origin, timeout, now);
-    const { ticket } = waiter;
-    if (signal !== undefined) this.#line.follow(waiter, signal);
-    this.#backoff.ask();
-    if (this.#unheld.size > 0) this.#holdPings();
-    // A ping or a reset that others have left behind may hang: nobody who comes
-    // later is to wait for it while something else is idle.
-    const checks = this.#pinging + this.#resetting;
-    while (
-      checks > 0 && checks === this.#pinging + this.#resetting &&
-      waiter.ticket === ticket && this.#offerIdle()
-    );
-    this.#serve();
-    const waiting = this.#unsupplied();
-    // Has it left already, served or turned away by a callback?
-    if (waiter.ticket !== ticket || waiting === 0) return promise;
-    if (waiting > this.#maxWaiting) {
-      const message = `No room in line, maxWaiting is ${this.#maxWaiting}`;
-      const figures = { ...this.#figures(), waiting: waiting - 1 };
-      this.#turnAway(waiter, new PoolExhaustedError(message, figures));
-      return promise;
-    }
-    this.#waitCount++;
-    waiter.counts = true;
-    if (!stamped) waiter.since = this.#clock.stamp();
-    return promise;
-  }
-
-  /** The way out of the line with a resource. Calls back. */
-  #handOver(entry: Entry<T>, waiter: Waiter<T>): void {
-    const { resolve, counts, since } = waiter;
-    this.#lend(entry, waiter.origin);
-    this.#line.remove(waiter);
-    resolve(entry.value);
-    if (!counts && !this.#noting) return;
-    const end = this.#timed ? this.#now : this.#clock.atLeast();
-    const duration = end > since ? end - since : 0;
-    if (counts) this.#countWait(duration);
-    if (this.#noting) this.#tellAcquired(entry, duration);
-  }
-
-  /** The way out of the line with an error. Calls back. */
-  #turnAway(waiter: Waiter<T>, error: unknown): void {
-    const { reject, counts, since } = waiter;
-    this.#line.remove(waiter);
-    reject(error);
-    if (counts) this.#countWait(Math.max(0, this.#clock.atLeast() - since));
-  }
-
-  /** Calls back. */
-  #countWait(duration: number): void {
-    this.#waitDuration += duration;
-    if (this.#hooks.waited !== undefined) {
-      this.#callHook(() => this.#hooks.waited?.(duration));
-    }
-  }
-
-  /** Calls back. */
-  #timedOut(waiter: Waiter<T>, timeout: number): void {
-    this.#timeoutCount++;
-    this.#turnAway(waiter, this.#overdue("No resource", timeout));
-  }
-
-  /** Calls back. */
-  #aborted(waiter: Waiter<T>, reason: unknown): void {
-    this.#cancelCount++;
-    this.#turnAway(waiter, reason);
-  }
-
-  #canceled(signal: AbortSignal): Promise<never> {
-    this.#cancelCount++;
-    return Promise.reject(signal.reason);
-  }
-
-  /** Notes a borrow. */
-  #lend(entry: Entry<T>, origin: Error | undefined): void {
-    entry.state = "borrowed";
-    this.#lastLent = entry;
-    // Tells this borrow from every other of the same resource.
-    entry.serial = ++this.#getCount;
-    if (origin !== undefined) {
-      entry.trace = { origin, since: this.#now, reported: false };
-      if (!this.#reaper.running) this.#startReaper();
-    } else {
-      entry.trace = undefined;
-    }
-    if (this.#noting) entry.lentAt = this.#clock.atLeast();
-  }
-
-  /**
-   * Finds its next place for a resource in nobody's hands: put and reset,
-   * delivered or found alive. It goes through the same checks whether it is handed
-   * over or kept. Calls back.
-   *
-   * @param order Its place among the idle, unless it is the newest.
-   */
-  #passOn(entry: Entry<T>, order?: number): void {
-    const reason = this.#unfit(entry) ??
-      (this.#surplus() ? "resize" : undefined);
-    if (reason !== undefined) {
-      this.#retire(entry, reason);
-      return;
-    }
-    const waiter = this.#line.first();
-    if (waiter !== undefined) this.#handOver(entry, waiter);
-    else this.#keep(entry, order);
-  }
-
-  /** Calls back. */
-  #keep(entry: Entry<T>, order: number | undefined): void {
-    const full = this.#idle.size >= this.#maxIdle();
-    if (full && (this.#aged.size === 0 || entry.aged)) {
-      this.#retire(entry, "maxIdle");
-      return;
-    }
-    entry.state = "idle";
-    entry.checkedAt = this.#now;
-    if (order === undefined) {
-      entry.since = this.#now;
-      entry.order = ++this.#puts;
-      this.#idle.push(entry);
-    } else {
-      this.#idle.insert(entry, (other) => other.order < order);
-    }
-    if (entry.aged) this.#aged.add(entry);
-    else this.#fresh++;
-    if (this.#reaping && !this.#reaper.running) this.#startReaper();
-    if (this.#fresh < this.#idle.size) this.#closeReplaced(full);
-    if (this.#fresh < this.#leastIdle) this.#serve();
-  }
-
-  /** Ends one borrow, unless it is over. Calls back. */
-  #release(entry: Entry<T> | undefined, serial: number, how: Ending): boolean {
-    if (entry?.serial !== serial) return false;
-    const { state, value } = entry;
-    if (state !== "borrowed" && this.#drained.get(value) !== serial) {
-      return false;
-    }
-    this[how](value);
-    return true;
-  }
-
-  /** What is borrowed; `undefined` for what was closed in its borrower's hands. */
-  #borrowed(resource: T): Entry<T> | undefined {
-    // The one lent last need not be looked up: with a single caller it is the one.
-    let entry = this.#lastLent;
-    if (entry === undefined || entry.value !== resource) {
-      entry = this.#entries.get(resource);
-    }
-    if (entry !== undefined && entry.state === "borrowed") return entry;
-    if (this.#drained.delete(resource)) return undefined;
-    const state = entry === undefined ? "not of this pool" : entry.state;
-    throw new TypeError(`The resource is not borrowed, it is ${state}`);
-  }
-
-  // ---- Idle resources --------------------------------------------------------
-
-  #nextIdle(): Entry<T> | undefined {
-    return this.#lifo ? this.#idle.last() : this.#idle.first();
-  }
-
-  #removeIdle(entry: Entry<T>): void {
-    this.#idle.remove(entry);
-    if (entry.aged) this.#aged.delete(entry);
-    else this.#fresh--;
-  }
-
-  /** Closes one that is idle and may not be lent, before one that may; false if
-   * there is none. Calls back. */
-  #closeUnfitIdle(): boolean {
-    const coldest = this.#idle.first();
-    if (coldest === undefined) return false;
-    if (
-      this.#now - coldest.since >= this.#idleTimeout &&
-      this.#idle.size > this.#leastIdle
-    ) {
-      this.#retire(coldest, "idleTimeout");
-      return true;
-    }
-    const entry = this.#nextIdle()!;
-    const reason = this.#unfit(entry);
-    if (reason === undefined) return false;
-    this.#retire(entry, reason);
-    return true;
-  }
-
-  /** Why a resource may not be kept or lent, whatever state it is in. */
-  #unfit(entry: Entry<T>): PoolCloseReason | undefined {
-    if (entry.generation !== this.#generation) {
-      return this.#closed === undefined ? "evict" : "close";
-    }
-    if (this.#now < entry.agesAt) return undefined;
-    return this.#outlived(entry) ? "maxLifetime" : undefined;
-  }
-
-  /**
-   * Whether a resource is to go that has come to the end of its own lifetime.
-   * Where `minIdle` would miss it, it stays until its replacement stands, or until
-   * `maxLifetime`.
-   */
-  #outlived(entry: Entry<T>): boolean {
-    if (this.#now >= entry.expiresAt || this.#leastIdle === 0) return true;
-    const idle = entry.state === "idle";
-    const others = this.#idle.size - (idle ? 1 : 0);
-    if (others >= this.#leastIdle) return true;
-    if (!entry.aged) {
-      entry.aged = true;
-      if (idle) {
-        this.#aged.add(entry);
-        this.#fresh--;
-      }
-    }
-    // There is room for its replacement, or will be.
-    if (
-      this.#open < this.#maxCap || this.#openings.size > 0 || this.#closing > 0
-    ) return false;
-    // It makes room itself, unless nobody would find anything then.
-    return others > 0 || this.#line.size > 0;
-  }
-
-  /** Closes those whose replacements stand, one for each, which makes room for the
-   * next replacement; and `inTheWay` one that leaves no room for its own. Calls
-   * back. */
-  #closeReplaced(inTheWay: boolean): void {
-    while (inTheWay || this.#idle.size > this.#leastIdle) {
-      const [aged] = this.#aged;
-      if (aged === undefined) return;
-      this.#retire(aged, "maxLifetime");
-      inTheWay = false;
-    }
-  }
-
-  // ---- Supply --------------------------------------------------------------
-
-  /** Sees to it that something is on its way for everyone in line, and for
-   * `minIdle`, as far as may be. Calls back. */
-  #serve(): void {
-    // The usual case of a busy pool: nothing is there, and nothing may be opened.
-    if (this.#idle.size === 0 && this.#open >= this.#maxCap) return;
-    // A callback may lead back here; the outer loop then looks again.
-    if (this.#serving) return;
-    this.#serving = true;
+  #get(options: PoolGetOptions | null): Promise<T> {
+    let signal: AbortSignal | undefined;
+    let timeout: number;
     try {
-      while (this.#serveStep());
-    } finally {
-      this.#serving = false;
-    }
-  }
-
-  /** Takes one step; false if there is none to take. Calls back. */
-  #serveStep(): boolean {
-    const spare = this.#onItsWay() - this.#line.size;
-    if (spare >= 0) {
-      if (!this.#idleMissing(spare) || !this.#mayOpen()) return false;
-    } else {
-      if (this.#offerIdle()) return true;
-      if (!this.#mayOpen()) return false;
-    }
-    this.#startOpening();
-    return true;
-  }
-
-  /** Takes one step with the next idle resource, for who is first in line; false
-   * if there is none. Calls back. */
-  #offerIdle(): boolean {
-    if (this.#timed) this.#now = this.#clock.atMost();
-    if (this.#closeUnfitIdle()) return true;
-    const entry = this.#nextIdle();
-    const waiter = this.#line.first();
-    if (entry === undefined || waiter === undefined) return false;
-    if (this.#pingDue(entry)) {
-      this.#startPing(entry, false);
-    } else {
-      this.#removeIdle(entry);
-      this.#handOver(entry, waiter);
-    }
-    return true;
-  }
-
-  /** Whether one more is to be opened for nobody; `spare` of those that are on
-   * their way are for nobody already. */
-  #idleMissing(spare: number): boolean {
-    if (this.#initial > 0) return true;
-    return this.#fresh + spare < this.#leastIdle && !this.#backoff.pausing;
-  }
-
-  #mayOpen(): boolean {
-    return this.#open < this.#maxCap &&
-      this.#openings.size < (this.#maxOpeningGiven ?? this.#maxCap);
-  }
-
-  /** Calls the factory, and so calls back. */
-  #startOpening(): void {
-    this.#open++;
-    if (this.#open > this.#maxCap) bug("more open than maxCap");
-    // For whomever it is, one less is still to be opened at the start.
-    const initial = this.#initial > 0;
-    if (initial) this.#initial--;
-    const since = this.#hooks.opened === undefined ? 0 : this.#clock.read();
-    this.#openings.start(since, this.#generation, initial);
-  }
-
-  /** Calls back. */
-  #delivered(value: T, opening: Opening): void {
-    const { since, generation, initial } = opening;
-    if (value === undefined || this.#entries.has(value)) {
-      // Not to be closed: it is somebody's.
-      const what = value === undefined
-        ? "undefined"
-        : "a resource that is in the pool already";
-      const error = new TypeError(`The factory delivered ${what}`);
-      this.#openFailed(error, opening);
-      return;
-    }
-    const { opened } = this.#hooks;
-    const now = this.#timed || opened !== undefined ? this.#clock.read() : 0;
-    if (this.#timed) this.#now = now;
-    const spared = this.#minIdle > 0 ? LEAST_LEAD : 0;
-    const spread = spared + (LIFETIME_SPREAD - spared) * Math.random();
-    const entry = new Entry(
-      value,
-      now + this.#maxLifetime * (1 - spread),
-      now + this.#maxLifetime,
-      generation,
-    );
-    this.#entries.set(value, entry);
-    this.#openedCount++;
-    this.#lastFailure = undefined;
-    this.#backoff.reset();
-    if (opened !== undefined) {
-      this.#callHook(() => this.#hooks.opened?.(value, now - since));
-    }
-    if (this.#leastIdle > 0 && this.#reaper.running) {
-      this.#reaper.start(now, entry.agesAt);
-    }
-    this.#passOn(entry);
-    this.#serve();
-    if (initial && this.#opener !== undefined && --this.#opener.left === 0) {
-      this.#opener.done();
-    }
-  }
-
-  /** Calls back. */
-  #openFailed(error: unknown, { initial }: Opening): void {
-    const held = placeHeldUntil(error);
-    if (held === undefined) this.#open--;
-    else this.#holdPlace(held);
-    this.#openFailedCount++;
-    this.#lastFailure = { error };
-    // Each failure costs something, so that none can spin: a waiter who has nothing
-    // else on its way, or else time.
-    const waiter = this.#unsupplied() > 0 ? this.#line.first() : undefined;
-    if (this.#leastIdle > 0) this.#backoff.failed();
-    if (waiter !== undefined) this.#turnAway(waiter, error);
-    this.#placeFreed();
-    if (waiter !== undefined) return;
-    if (initial && this.#opener !== undefined) this.#opener.failed(error);
-    // What fails after the close does as its signal told it.
-    else if (this.#closed === undefined) this.#report(error, "factory");
-  }
-
-  /** Counts a place as being closed that a failed call still keeps. Who closes the
-   * pool does not wait for it. */
-  #holdPlace(until: Promise<void>): void {
-    this.#closing++;
-    this.#held++;
-    until.then(() => {
-      this.#closing--;
-      this.#held--;
-      this.#open--;
-      this.#placeFreed();
-    });
-  }
-
-  /** Closes what came after its call was cut, and its place given away. Calls
-   * back. */
-  #deliveredLate(value: T): void {
-    // Not to be closed: it is somebody's.
-    if (value === undefined || this.#entries.has(value)) return;
-    this.#callClose(value, () => this.#tellClosed(value, "late"));
-  }
-
-  // ---- Pings -----------------------------------------------------------------
-
-  #pingDue(entry: Entry<T>): boolean {
-    return this.#ping !== undefined &&
-      this.#now - entry.checkedAt >= this.#pingAfterIdle;
-  }
-
-  /** Pings an idle resource: on patrol, or for whoever is first in line when it
-   * has answered. Calls back. */
-  #startPing(entry: Entry<T>, patrolled: boolean): void {
-    this.#removeIdle(entry);
-    entry.state = "pinging";
-    entry.patrolled = patrolled;
-    this.#pinging++;
-    const now = this.#timed ? this.#clock.read() : 0;
-    const idle = now - Math.max(entry.since, entry.checkedAt);
-    const call = PendingCall.start(
-      () => this.#ping!(entry.value, idle),
-      this.#pingTimeout,
-      {
-        done: (answer) =>
-          answer === false ? this.#pingFailed(entry) : this.#pingPassed(entry),
-        failed: (error) => this.#pingFailed(entry, { error }),
-        overdue: () => {
-          const message = "The ping did not end";
-          const error = this.#overdue(message, this.#pingTimeout);
-          this.#pingFailed(entry, { error });
-        },
-      },
-    );
-    if (entry.state as string !== "pinging") {
-      // The callback has closed the pool.
-      call.abandon();
-      return;
-    }
-    entry.call = call;
-    if (patrolled && this.#line.size === 0) {
-      call.unref();
-      this.#unheld.add(call);
-    }
-  }
-
-  /** Calls back. */
-  #pingPassed(entry: Entry<T>): void {
-    this.#endCheck(entry);
-    entry.state = "loose";
-    if (this.#timed) this.#now = this.#clock.read();
-    const cold = this.#now - entry.since >= this.#idleTimeout;
-    if (cold && this.#idle.size >= this.#leastIdle) {
-      this.#retire(entry, "idleTimeout");
-    } else {
-      this.#passOn(entry, entry.order);
-    }
-    this.#serve();
-    if (entry.patrolled) this.#patrol.ended();
-  }
-
-  /** Calls back. */
-  #pingFailed(entry: Entry<T>, failure?: { error: unknown }): void {
-    this.#pingFailedCount++;
-    this.#retire(entry, "ping");
-    if (failure !== undefined) this.#report(failure.error, "ping");
-  }
-
-  /** Now that somebody waits, what they wait for keeps the process alive. */
-  #holdPings(): void {
-    for (const call of this.#unheld) call.ref();
-    this.#unheld.clear();
-  }
-
-  /** Pings a resource on patrol; false if there is no need any more. Calls back. */
-  #visit(entry: Entry<T>): boolean {
-    if (entry.state !== "idle" || entry.aged) return false;
-    const unpinged = this.#clock.read() - entry.checkedAt;
-    if (unpinged < this.#pingInterval) return false;
-    this.#startPing(entry, true);
-    return true;
-  }
-
-  // ---- Resets ----------------------------------------------------------------
-
-  /** Readies a resource for its next borrower. Calls back. */
-  #startReset(entry: Entry<T>, reset: (resource: T) => unknown): void {
-    if (
-      this.#unfit(entry) !== undefined || this.#surplus() ||
-      (this.#line.size === 0 && this.#idle.size >= this.#maxIdle())
-    ) {
-      // It is closed, and need not be ready for anything.
-      this.#passOn(entry);
-      return;
-    }
-    entry.state = "resetting";
-    entry.trace = undefined;
-    this.#resetting++;
-    let result: unknown;
-    try {
-      result = reset(entry.value);
-      if (isThenable(result)) {
-        const call = PendingCall.follow<unknown>(result, this.#releaseTimeout, {
-          done: (result) => this.#resetEnded(entry, result),
-          failed: (error) => this.#resetFailed(entry, { error }),
-          overdue: () => {
-            const message = "The reset did not end";
-            const error = this.#overdue(message, this.#releaseTimeout);
-            this.#resetFailed(entry, { error });
-          },
-        });
-        if (entry.state as string === "resetting") entry.call = call;
-        // The callback has evicted it, or closed the pool.
-        else call.abandon();
-        return;
-      }
+      signal = signalOption(options ?? undefined);
+      timeout = limitOption(options ?? {}, "timeout", this.#getTimeout);
     } catch (error) {
-      // Unless the callback has evicted it, or closed the pool.
-      if (entry.state as string === "resetting") {
-        this.#resetFailed(entry, { error });
-      }
-      return;
+      return Promise.reject(error);
     }
-    if (entry.state as string === "resetting") this.#resetEnded(entry, result);
-  }
-
-  /** Calls back. */
-  #resetEnded(entry: Entry<T>, result: unknown): void {
-    if (result === false) {
-      this.#resetFailed(entry);
-      return;
-    }
-    this.#endCheck(entry);
-    entry.state = "loose";
-    if (this.#timed) this.#now = this.#clock.atLeast();
-    this.#passOn(entry);
-    this.#serve();
-  }
-
-  /** Calls back. */
-  #resetFailed(entry: Entry<T>, failure?: { error: unknown }): void {
-    this.#resetFailedCount++;
-    this.#retire(entry, "reset");
-    if (failure !== undefined) this.#report(failure.error, "reset");
-  }
-
-  /** A ping or a reset is over, or not wanted any more. */
-  #endCheck(entry: Entry<T>): void {
-    if (entry.state === "pinging") this.#pinging--;
-    else this.#resetting--;
-    const { call } = entry;
-    if (call === undefined) return;
-    call.abandon();
-    this.#unheld.delete(call);
-    entry.call = undefined;
-  }
-
-  // ---- Closing -------------------------------------------------------------
-
-  /** Closes a resource that nobody has borrowed any more. Calls back. */
-  #retire(entry: Entry<T>, reason: PoolCloseReason): void {
-    const { state } = entry;
-    if (state === "closing") bug("a resource is closed twice");
-    if (state === "idle") this.#removeIdle(entry);
-    else if (state === "pinging" || state === "resetting") {
-      this.#endCheck(entry);
-    }
-    entry.state = "closing";
-    this.#closing++;
-    if (reason === "maxIdle") this.#maxIdleClosed++;
-    else if (reason === "idleTimeout") this.#idleTimeoutClosed++;
-    else if (reason === "maxLifetime") this.#maxLifetimeClosed++;
-    else if (reason === "discard") this.#discardedCount++;
-    this.#callClose(entry.value, () => {
-      this.#entries.delete(entry.value);
-      if (this.#lastLent === entry) this.#lastLent = undefined;
-      this.#closing--;
-      this.#open--;
-      this.#placeFreed();
-      this.#tellClosed(entry.value, reason);
-    });
-    if (state === "pinging" && entry.patrolled) this.#patrol.ended();
-    // Its close may take its time, and need not be waited for where there is room.
-    const expected = state === "pinging" || state === "resetting";
-    if (
-      expected || this.#fresh < this.#leastIdle
-    ) this.#serve();
-  }
-
-  /** Calls the user's `close`; `ended` follows at once where that is synchronous,
-   * and once in any case. Calls back. */
-  #callClose(resource: T, ended: () => void): void {
-    const failed = (error: unknown) => {
-      ended();
-      this.#report(error, "close");
-    };
-    try {
-      const result = this.#close?.(resource);
-      if (isThenable(result)) {
-        const message = "The close did not end";
-        PendingCall.follow<unknown>(result, this.#releaseTimeout, {
-          done: ended,
-          failed,
-          overdue: () => failed(this.#overdue(message, this.#releaseTimeout)),
-        });
-        return;
-      }
-    } catch (error) {
-      failed(error);
-      return;
-    }
-    ended();
-  }
-
-  /** Calls back. */
-  #placeFreed(): void {
-    if (this.#open < 0) bug("fewer than no places taken");
-    this.#serve();
-    if (this.#open > this.#held) return;
-    this.#reaper.stop();
-    this.#clock.stop();
-    if (this.#closed === undefined) return;
-    clearTimeout(this.#drainTimer);
-    this.#resolveClosed();
-  }
-
-  /** Begins to close the pool. Calls back. */
-  #shut(drainTimeout: number): Promise<void> {
-    const { promise, resolve, reject } = defer<void>();
-    this.#closed = promise;
-    this.#resolveClosed = resolve;
-    this.#rejectClosed = reject;
-    const error = new PoolClosedError();
-    this.#generation++;
-    this.#initial = this.#leastIdle = 0;
-    this.#backoff.reset();
-    this.#patrol.stop();
-    for (let waiter; (waiter = this.#line.first()) !== undefined;) {
-      this.#turnAway(waiter, error);
-    }
-    for (const entry of [...this.#entries.values()]) {
-      // What is pinged or reset is no borrower's, and nobody needs the outcome.
-      const { state } = entry;
-      if (state === "idle" || state === "pinging" || state === "resetting") {
-        this.#retire(entry, "close");
-      }
-    }
-    this.#openings.abort(error);
-    if (this.#open > this.#held) {
-      if (isBounded(drainTimeout)) {
-        this.#drainTimer = startTimer(() => this.#drain(), drainTimeout);
-      }
-      if (!this.#leaks.enabled) this.#reaper.stop();
-    } else {
-      this.#placeFreed();
-    }
-    return promise;
-  }
-
-  /** Closes what borrowers have not given back in time. Calls back. */
-  #drain(): void {
-    for (const entry of [...this.#entries.values()]) {
-      if (entry.state !== "borrowed") continue;
-      entry.state = "loose";
-      this.#drained.set(entry.value, entry.serial);
-      if (this.#noting) this.#tellReleased(entry);
-      this.#retire(entry, "close");
-    }
-    this.#openings.cutAll(new PoolClosedError());
-  }
-
-  /** Lets the process end although borrowers are waited for. */
-  #unholdDrain(): void {
-    if (this.#drainTimer !== undefined) unrefTimer(this.#drainTimer);
-  }
-
-  // ---- Reaping ---------------------------------------------------------------
-
-  /** Starts the reaper if there is something it will have to look at. */
-  #startReaper(): void {
-    const idle = this.#closed === undefined ? this.#idle.size : 0;
-    if (
-      (this.#leaks.enabled &&
-        this.#inUse() > this.#pinging + this.#resetting) ||
-      (idle > this.#leastIdle && this.#idleTimeout < Infinity) ||
-      (idle > 0 && (this.#maxLifetime < Infinity || this.#pingInterval > 0))
-    ) this.#reaper.start(this.#now, this.#nextAging());
-  }
-
-  /** When the next resource needs a replacement that is to stand in time. */
-  #nextAging(): number {
-    let next = Infinity;
-    if (this.#leastIdle === 0 || this.#maxLifetime === Infinity) return next;
-    for (const { agesAt } of this.#entries.values()) {
-      if (agesAt > this.#now && agesAt < next) next = agesAt;
-    }
-    return next;
-  }
-
-  /** Calls back. */
-  #reap(): void {
-    const now = this.#now = this.#clock.read();
-    while (this.#closeUnfitIdle());
-    // Copied: closing may call back and change the list.
-    const unpinged: Entry<T>[] = [];
-    for (const entry of this.#idle.toArray()) {
-      if (entry.state !== "idle") continue;
-      const reason = this.#unfit(entry);
-      if (reason !== undefined) this.#retire(entry, reason);
-      else if (now - entry.checkedAt >= this.#pingInterval) {
-        unpinged.push(entry);
-      }
-    }
-    if (this.#leaks.enabled) this.#leaks.inspect(this.#entries.values(), now);
-    if (this.#pingInterval > 0) this.#patrol.start(unpinged, this.#idle.size);
-    this.#serve();
-    this.#startReaper();
-  }
-
-  // ---- Figures and reports -------------------------------------------------
-
-  /** Whether a resource that comes back is one too many since a resize. */
-  #surplus(): boolean {
-    return this.#open - this.#closing > this.#maxCap;
-  }
-
-  #maxIdle(): number {
-    return this.#maxIdleGiven ?? this.#maxCap;
-  }
-
-  #inUse(): number {
-    return this.#open - this.#idle.size - this.#openings.size - this.#closing;
-  }
-
-  /** Resources that will be there for who is first in line, if all goes well. */
-  #onItsWay(): number {
-    return this.#openings.size + this.#pinging + this.#resetting;
-  }
-
-  /** Callers in line for whom nothing is on its way. */
-  #unsupplied(): number {
-    return Math.max(0, this.#line.size - this.#onItsWay());
-  }
-
-  #figures(): PoolFigures {
-    return {
-      open: this.#open,
-      inUse: this.#inUse(),
-      waiting: this.#unsupplied(),
-    };
-  }
-
-  #overdue(what: string, limit: number): PoolTimeoutError {
-    return new PoolTimeoutError(
-      `${what} within ${limit} ms`,
-      this.#figures(),
-      this.#lastFailure && { cause: this.#lastFailure.error },
-    );
-  }
-
-  /** Calls back. */
-  #report(error: unknown, operation: PoolOperation): void {
-    // Of what it throws itself, nobody is left to be told.
-    callDetached(() => this.#onError?.(error, operation), ignore);
-  }
-
-  /** Calls back. */
-  #callHook(hook: () => unknown): void {
-    callDetached(hook, (error) => this.#report(error, "hook"));
-  }
-
-  /** Calls back. */
-  #tellClosed(resource: T, reason: PoolCloseReason): void {
-    if (this.#hooks.closed === undefined) return;
-    this.#callHook(() => this.#hooks.closed?.(resource, reason));
-  }
-
-  /** Calls back. */
-  #tellAcquired({ value }: Entry<T>, waited: number): void {
-    if (this.#hooks.acquired === undefined) return;
-    this.#callHook(() => this.#hooks.acquired?.(value, waited));
-  }
-
-  /** Calls back. */
-  #tellReleased({ value, lentAt }: Entry<T>): void {
-    if (this.#hooks.released === undefined) return;
-    const held = this.#clock.atLeast() - lentAt;
-    this.#callHook(() => this.#hooks.released?.(value, held));
+    return this.#core.get(signal, timeout);
   }
 }
 
-type Reject = (reason: unknown) => void;
+/** Each option with its check and its default. */
+function checkOptions<T>(options: PoolOptions<T>): CoreSettings<T> {
+  const { factory, close, ping, reset, onError } = options;
+  checkFunction("Option factory", factory);
+  const hooks = objectOption({ hooks: options.hooks }, "hooks") ?? {};
+  const { opened, closed, waited, acquired, released } = hooks;
+  const observers = { opened, closed, waited, acquired, released };
+  for (const [name, hook] of Object.entries(observers)) {
+    if (hook !== undefined) checkFunction(`Option hooks.${name}`, hook);
+  }
+  const maxCap = integerOption(options, "maxCap", 10, AT_LEAST_ONE);
+  const maxIdle = integerOption(options, "maxIdle", maxCap, ANY_COUNT);
+  const maxOpening = integerOption(options, "maxOpening", 1, AT_LEAST_ONE);
+  const most = Math.min(maxCap, maxIdle, Number.MAX_SAFE_INTEGER);
+  const kept = { min: 0, max: most };
+  const pingInterval = limitOption(options, "pingInterval", 0);
+  const reapInterval = limitOption(options, "reapInterval", 1);
+  if (reapInterval === 0) {
+    throw new RangeError(
+      "Option reapInterval must be more than 0 ms, received 0",
+    );
+  }
+  return {
+    factory,
+    close: functionOption({ close }, "close"),
+    ping: functionOption({ ping }, "ping"),
+    reset: functionOption({ reset }, "reset"),
+    onError: functionOption({ onError }, "onError"),
+    hooks,
+    lifo: choiceOption(options, "idleOrder", "lifo", ["lifo", "fifo"]) ===
+      "lifo",
+    maxCap,
+    // What is not given follows maxCap when that changes.
+    maxIdle: options.maxIdle === undefined ? undefined : maxIdle,
+    maxOpening: options.maxOpening === undefined ? undefined : maxOpening,
+    maxWaiting: integerOption(options, "maxWaiting", Infinity, ANY_COUNT),
+    initialCap: integerOption(options, "initialCap", 0, kept),
+    minIdle: integerOption(options, "minIdle", 0, kept),
+    idleTimeout: limitOption(options, "idleTimeout", 0) || Infinity,
+    maxLifetime: limitOption(options, "maxLifetime", 0) || Infinity,
+    factoryTimeout: limitOption(options, "factoryTimeout", 0),
+    pingTimeout: limitOption(options, "pingTimeout", 5_000),
+    releaseTimeout: limitOption(options, "releaseTimeout", 5_000),
+    drainTimeout: limitOption(options, "drainTimeout", 10_000),
+    pingAfterIdle: limitOption(options, "pingAfterIdle", 0),
+    pingInterval: ping === undefined ? 0 : pingInterval,
+    leakTimeout: limitOption(options, "leakTimeout", 0),
+    reapInterval: options.reapInterval === undefined ? undefined : reapInterval,
+  };
+}
 
 function describe({ open, inUse, waiting }: PoolFigures): string {
   return `${open} open, ${inUse} in use, ${waiting} waiting`;

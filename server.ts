@@ -823,6 +823,9 @@ class RunningServer implements Server {
   #signals: (() => void)[] | undefined = [];
   #refed = true;
   #shutdown: Promise<void> | undefined;
+  readonly #isOwnListener: boolean;
+  /** The accept loop runs; the address is not free before it has ended. */
+  #accepting = true;
   /** A shutdown waits for turns of the event loop to accept who is queued. */
   #acceptsQueue = false;
   /** What is still accepted is drained, or closed. */
@@ -840,6 +843,7 @@ class RunningServer implements Server {
     this.finished = new Promise((resolve) => this.#resolveFinished = resolve);
     const listener = listenerOption(options) ?? listen(options);
     this.#listener = listener;
+    this.#isOwnListener = options.listener === undefined;
     this.addr = listener.addr;
     try {
       onListen?.(this.addr);
@@ -868,7 +872,7 @@ class RunningServer implements Server {
 
   close(): void {
     this.#state = "closed";
-    this.#acceptor.stop();
+    this.#stopAccepting();
     const reason = new DOMException("The server was closed", "AbortError");
     for (const connection of this.#connections) connection.force(reason);
   }
@@ -924,7 +928,14 @@ class RunningServer implements Server {
     this.#acceptsQueue = true;
     await this.#acceptor.drainQueue();
     this.#acceptsQueue = false;
+    this.#stopAccepting();
+  }
+
+  #stopAccepting(): void {
     this.#acceptor.stop();
+    // One that was handed in may leave an accept under way as it is for ever;
+    // its address is not ours to wait for.
+    if (!this.#isOwnListener) this.#accepting = false;
     this.#finishIfDone();
   }
 
@@ -959,7 +970,10 @@ class RunningServer implements Server {
         this.#stats.acceptErrors++;
         if (newsworthy) this.#settings.report(error, undefined);
       },
-      acceptorEnded: () => this.#finishIfDone(),
+      acceptorEnded: () => {
+        this.#accepting = false;
+        this.#finishIfDone();
+      },
     };
   }
 
@@ -990,8 +1004,9 @@ class RunningServer implements Server {
 
   #finishIfDone(): void {
     if (
-      !this.#acceptor.ended || this.#acceptsQueue || this.#connections.size > 0
+      this.#accepting || this.#acceptsQueue || this.#connections.size > 0
     ) return;
+    this.#state = "closed";
     for (const forget of this.#signals ?? []) forget();
     this.#signals = undefined;
     this.#resolveFinished();

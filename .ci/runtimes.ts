@@ -8,15 +8,10 @@
 // into a folder that is kept for the next time; elsewhere it is reported as
 // ignored. Each runtime ends with a summary line like that of `deno test`.
 
-/** The oldest Node that the library supports. */
-const OLDEST_NODE = 22;
-
-/** What npm is asked for where a runtime is missing. */
-const PACKAGES: Record<string, string> = { node: "node@24", bun: "bun@1" };
+import { asScript, findRuntime, layOut } from "./package.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const SUITE = "tests/conformance_test.ts";
-const CACHE = `${Deno.env.get("TMPDIR") ?? "/tmp"}/wirepool-runtimes`;
 
 interface Outcome {
   passed: number;
@@ -32,11 +27,11 @@ const note = (who: string, outcome: Outcome | string) => {
 };
 
 note(`Deno ${Deno.version.deno}`, await runDeno());
-const build = await Deno.makeTempDir({ prefix: "wirepool-" });
+const folder = await Deno.makeTempDir({ prefix: "wirepool-" });
 try {
-  await transpile(build);
+  await build(folder);
   for (const name of ["node", "bun"] as const) {
-    const found = await find(name);
+    const found = await findRuntime(name);
     if (found === undefined) {
       note(name, "not installed: npm's package brings it where CI=true");
       continue;
@@ -48,7 +43,7 @@ try {
     );
   }
 } finally {
-  await Deno.remove(build, { recursive: true });
+  await Deno.remove(folder, { recursive: true });
 }
 
 console.log("\nConformance");
@@ -116,7 +111,7 @@ async function runNode(command: string): Promise<Outcome> {
     "--test-reporter=spec",
     "--test-timeout=120000",
     asScript(SUITE),
-  ], build);
+  ], folder);
   const words = { passed: "pass", failed: "fail", ignored: "skipped" };
   return outcomeOf(
     result,
@@ -128,7 +123,7 @@ async function runBun(command: string): Promise<Outcome> {
   const result = await run(
     command,
     ["test", "--timeout=120000", `./${asScript(SUITE)}`],
-    build,
+    folder,
   );
   const words = { passed: "pass", failed: "fail", ignored: "skip" };
   return outcomeOf(
@@ -137,29 +132,9 @@ async function runBun(command: string): Promise<Outcome> {
   );
 }
 
-/** Lays out what the suite needs as a package for Node and Bun. */
-async function transpile(folder: string): Promise<void> {
-  const sources: string[] = [SUITE];
-  for await (const { name } of Deno.readDir(ROOT)) {
-    if (name.endsWith(".ts")) sources.push(name);
-  }
-  const result = await run("deno", [
-    "transpile",
-    "--no-check",
-    "--outdir",
-    folder,
-    ...sources,
-  ]);
-  if (result.code !== 0) throw new Error(result.text);
-  for (const source of sources) {
-    const url = new URL(asScript(source), `file://${folder}/`);
-    const code = await Deno.readTextFile(url);
-    await Deno.writeTextFile(
-      url,
-      code.replaceAll(/(from "\.{1,2}\/[^"]+)\.ts"/g, '$1.js"'),
-    );
-  }
-  await Deno.writeTextFile(`${folder}/package.json`, '{ "type": "module" }');
+/** Lays out what the suite needs for Node and Bun. */
+async function build(folder: string): Promise<void> {
+  await layOut(folder, [SUITE]);
   await Deno.mkdir(`${folder}/tests/testdata`);
   for await (const { name } of Deno.readDir(new URL("tests/testdata/", ROOT))) {
     await Deno.copyFile(
@@ -167,57 +142,4 @@ async function transpile(folder: string): Promise<void> {
       `${folder}/tests/testdata/${name}`,
     );
   }
-  // The one function of the standard library that is used, as it runs here.
-  const { concat } = await import("@std/bytes");
-  const std = `${folder}/node_modules/@std/bytes`;
-  await Deno.mkdir(std, { recursive: true });
-  await Deno.writeTextFile(
-    `${std}/package.json`,
-    '{ "name": "@std/bytes", "type": "module", "exports": "./mod.js" }',
-  );
-  await Deno.writeTextFile(`${std}/mod.js`, `export ${concat}\n`);
-}
-
-function asScript(source: string): string {
-  return source.replace(/\.ts$/, ".js");
-}
-
-/** A runtime that is new enough, installed or in the folder that is kept. */
-async function find(
-  name: "node" | "bun",
-): Promise<{ command: string; version: string } | undefined> {
-  const kept = `${CACHE}/node_modules/.bin/${name}`;
-  for (const command of [name, kept]) {
-    const version = await versionOf(command);
-    if (version !== undefined && isSupported(name, version)) {
-      return { command, version };
-    }
-  }
-  if (Deno.env.get("CI") !== "true") return undefined;
-  await Deno.mkdir(CACHE, { recursive: true });
-  console.log(`+ npm install ${PACKAGES[name]}`);
-  const { text } = await run("npm", [
-    "install",
-    "--no-audit",
-    "--no-fund",
-    "--prefix",
-    CACHE,
-    PACKAGES[name]!,
-  ], CACHE).catch((error) => ({ text: String(error) }));
-  const version = await versionOf(kept);
-  if (version === undefined) console.log(text);
-  return version === undefined ? undefined : { command: kept, version };
-}
-
-async function versionOf(command: string): Promise<string | undefined> {
-  try {
-    const { code, text } = await run(command, ["--version"]);
-    return code === 0 ? text.trim().replace(/^v/, "") : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function isSupported(name: "node" | "bun", version: string): boolean {
-  return name === "bun" || parseInt(version) >= OLDEST_NODE;
 }

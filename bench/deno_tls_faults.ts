@@ -37,7 +37,7 @@ function sockets(): number {
 async function closeAll(
   what: string,
   reach: (port: number) => Promise<Deno.Conn>,
-  use: (conn: Deno.TlsConn) => void,
+  use: (conn: Deno.TlsConn) => unknown,
 ): Promise<void> {
   using listener = Deno.listenTls({ hostname: HOST, port: 0, cert, key });
   const peers: Deno.Conn[] = [];
@@ -72,7 +72,13 @@ await closeAll(
     conn.handshake().catch(() => {});
     return conn;
   },
-  (conn) => void conn.write(new Uint8Array(32 * 1024 * 1024)).catch(() => {}),
+  async (conn) => {
+    try {
+      for (;;) await conn.write(new Uint8Array(1024 * 1024));
+    } catch {
+      // Closed, as it should be.
+    }
+  },
 );
 
 // A socket of node:tls that is paused.

@@ -33,7 +33,8 @@ async function run(step: Step): Promise<Findings> {
   await using stack = new AsyncDisposableStack();
   const ports: Record<string, number | null> = {};
   const names = ["raw", "wirepool", "fetch", "grpc", "large"];
-  for (const name of [...names, "slow, ordered", "slow, correlated"]) {
+  const slowNames = ["slow, ordered", "slow, correlated", "correlated"];
+  for (const name of [...names, ...slowNames]) {
     const child = stack.use(new Child("servers.ts"));
     ports[name] = await child.call("serve", name);
   }
@@ -84,15 +85,20 @@ async function run(step: Step): Promise<Findings> {
     ROUNDS,
     () => step("responses of 1 MiB"),
   );
-  const beside = (correlated: boolean) =>
-    calls("besideSlow", correlated ? "slow, correlated" : "slow, ordered", 0, {
+  const beside = (server: string, correlated: boolean) =>
+    calls("besideSlow", server, 0, {
       seconds: SLOW_SECONDS,
       maxCap: 2,
       pipelining: 128,
       correlated,
     });
   const slow = await interleave(
-    { ordered: beside(false), correlated: beside(true) },
+    {
+      ordered: beside("slow, ordered", false),
+      correlated: beside("slow, correlated", true),
+      // What the machine alone makes of so few requests.
+      alone: beside("correlated", true),
+    },
     SLOW_ROUNDS,
     () => step("fast requests beside slow ones"),
   );
@@ -166,6 +172,11 @@ async function run(step: Step): Promise<Findings> {
       {
         what: "The same on an ordered wire",
         figure: spread(slow.ordered ?? []),
+        unit: " ms",
+      },
+      {
+        what: "The same where none is slow",
+        figure: spread(slow.alone ?? []),
         unit: " ms",
       },
       {

@@ -124,7 +124,7 @@ async function run(step: Step): Promise<Findings> {
 }
 
 /** A server in a process of its own, which prints its port and process id. */
-class Program implements AsyncDisposable {
+export class Program implements AsyncDisposable {
   readonly port: number;
   readonly pid: number;
   readonly #process: Deno.ChildProcess;
@@ -169,7 +169,7 @@ async function firstLine(bytes: ReadableStream<Uint8Array>): Promise<string> {
 
 /** Reads the CPU time of any process from /proc. Deno reads there only with all
  * permissions, so that another program has to. */
-function meter(pid: number): Contender["usage"] {
+export function meter(pid: number): Contender["usage"] {
   return async () => {
     const stat = await outputOf("cat", `/proc/${pid}/stat`);
     // The command's name comes first, in brackets, and may hold anything.
@@ -200,6 +200,6 @@ async function outputOf(command: string, argument: string): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
-function pathOf(file: string): string {
+export function pathOf(file: string): string {
   return decodeURI(new URL(`others/${file}`, import.meta.url).pathname);
 }

@@ -9,8 +9,8 @@ import type { Carrier } from "./tls_child.ts";
 const ROUNDS = 5;
 const SECONDS = 0.4;
 /** Idle connections, besides those that what is done first has cost. */
-const IDLE = 400;
-const FIRST = 50;
+const IDLE = 600;
+const FIRST = 100;
 
 const CARRIERS: readonly Carrier[] = ["deno", "over deno", "over net"];
 
@@ -127,17 +127,16 @@ async function run(step: Step): Promise<Findings> {
 
   step("memory");
   for (const carrier of CARRIERS) {
-    const { child, port } = servers[carrier]!;
-    const shape = { port, carrier: "deno" };
+    // In a process of its own: one that has carried load has memory to spare.
+    await using server = new Child("tls_child.ts", flags);
+    const port = await server.call<number>("serve", carrier);
     const rss = async (connections: number) => {
-      await load.call("hold", { ...shape, connections });
+      await load.call("hold", { port, carrier: "deno", connections });
       await sleep(500);
-      return (await child.call<Usage>("usage")).rss;
+      return (await server.call<Usage>("usage")).rss;
     };
-    // Connections of the carriers before are kept.
-    const base = IDLE * CARRIERS.indexOf(carrier);
-    const before = await rss(base + FIRST);
-    const cost = (await rss(base + IDLE) - before) / (IDLE - FIRST);
+    const before = await rss(FIRST);
+    const cost = (await rss(IDLE) - before) / (IDLE - FIRST);
     rates.push({
       who: `${NAMES[carrier]} as server, an idle connection`,
       value: spread([cost]),

@@ -30,7 +30,9 @@ interface TlsLoad {
   seconds: number;
 }
 
+/** Connections that do nothing, and their server. */
 const idle: Transport[] = [];
+let idlePort = 0;
 let made: TlsClient | undefined;
 
 await answer({
@@ -117,6 +119,10 @@ await answer({
 
   /** Keeps so many connections open that do nothing. */
   async hold(load: TlsLoad): Promise<void> {
+    if (load.port !== idlePort) {
+      for (const conn of idle.splice(0)) conn.close();
+      idlePort = load.port;
+    }
     while (idle.length < load.connections) idle.push(await connect(load));
   },
 

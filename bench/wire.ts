@@ -27,7 +27,9 @@ export async function readAll(
 
 /** Makes a payload that differs in every byte from its neighbours. */
 export function makePayload(length: number): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from({ length }, (_, i) => i * 31 + length);
+  const payload = new Uint8Array(length);
+  for (let i = 0; i < length; i++) payload[i] = i * 31 + length;
+  return payload;
 }
 
 /** Width of the ids that are put in where requests are correlated. */

@@ -30,7 +30,6 @@ Deno.test("settle runs in its send's context; dials, handshakes, pings, pushes a
       correlation: { length: 4 },
       maxCap: 2,
       pipelining: 1,
-      minIdle: 1,
       maxIdle: 1,
       pingAfterIdle: 0,
       ping: () => {
@@ -64,6 +63,8 @@ Deno.test("settle runs in its send's context; dials, handshakes, pings, pushes a
   );
   await Promise.all(requests);
   await sleep(20);
+  // On an idle connection, which is pinged.
+  await storage.run("request 6", () => client.send(new Uint8Array(6)));
   const abort = new AbortController();
   const { signal } = abort;
   const aborted = storage.run(

@@ -5,6 +5,7 @@
 import { assertEquals } from "@std/assert";
 import {
   type CorrelationOptions,
+  encodeFrame,
   FrameDecoder,
   FrameEncoder,
   type FrameIdField,
@@ -40,7 +41,9 @@ function idField(
 /** The other side of one connection. */
 export class MemoryPeer {
   readonly #transport: Transport;
-  readonly #decoder: FrameDecoder;
+  #decoder: FrameDecoder;
+  readonly #plain: FrameDecoder;
+  readonly #tagged: FrameDecoder;
   readonly #wire: Wire;
   readonly #queue: Arrived[] = [];
   #waiting: (() => void) | undefined;
@@ -59,7 +62,8 @@ export class MemoryPeer {
     this.#wire = wire;
     const { frame, correlation } = wire;
     const { requestOffset, responseOffset } = correlation ?? {};
-    this.#decoder = new FrameDecoder(
+    this.#plain = new FrameDecoder(frame);
+    this.#decoder = this.#tagged = new FrameDecoder(
       frame,
       idField(correlation, requestOffset ?? responseOffset),
     );
@@ -73,7 +77,11 @@ export class MemoryPeer {
         const n = await this.#transport.read(this.#decoder.space());
         if (n === null) break;
         this.#decoder.advance(n);
-        for (const payload of this.#decoder) {
+        for (
+          let payload = this.#decoder.decode();
+          payload !== null;
+          payload = this.#decoder.decode()
+        ) {
           const request = { id: this.#decoder.id, text: textOf(payload) };
           this.requests.push(request);
           this.#queue.push(request);
@@ -97,6 +105,13 @@ export class MemoryPeer {
   /** Reads on. */
   resume(): void {
     this.#paused = false;
+  }
+
+  /** Frames carry no ids for now, as in a handshake. */
+  set skipIds(skip: boolean) {
+    const decoder = skip ? this.#plain : this.#tagged;
+    decoder.push(this.#decoder.rest());
+    this.#decoder = decoder;
   }
 
   /** The next request; it must come. */
@@ -133,6 +148,11 @@ export class MemoryPeer {
     );
     encoder.push(typeof text === "string" ? ascii(text) : text, id);
     return this.write(encoder.chunk()!);
+  }
+
+  /** Writes a frame without an id, as in a handshake. */
+  sendPlain(text: string): Promise<void> {
+    return this.write(encodeFrame(ascii(text), this.#wire.frame));
   }
 
   async write(bytes: Uint8Array): Promise<void> {

@@ -82,3 +82,42 @@ Deno.test("The default layout is written as by the general way, whatever the len
     assertEquals(wire, encodeFrame(payload, SIMPLE));
   }
 });
+
+Deno.test("An id that is put in is written and read as by the general way", () => {
+  const field = { length: 4 } as const;
+  for (const length of [0, 1, 300, 16_380, 16_384, LIMIT - 4]) {
+    const payload = new Uint8Array(length).map((_, i) => i);
+    for (const id of [undefined, 0, 1, 0xffff_ffff]) {
+      const wires = [SIMPLE, GENERAL].map((options) => {
+        const encoder = new FrameEncoder(options, field);
+        encoder.push(payload, id);
+        const bytes: number[] = [];
+        for (let c; (c = encoder.chunk()) !== null;) {
+          bytes.push(...c);
+          encoder.advance(c.length);
+        }
+        return Uint8Array.from(bytes);
+      });
+      assertEquals(wires[0], wires[1]);
+      const decoder = new FrameDecoder(SIMPLE, field);
+      decoder.push(wires[0]!);
+      assertEquals(decoder.decode(), payload);
+      assertEquals(decoder.id, id ?? 0);
+    }
+  }
+  // Too short to hold it, and too long with it.
+  for (const body of [0, 3, LIMIT + 1]) {
+    const wire = new Uint8Array(8 + body);
+    new DataView(wire.buffer).setUint32(4, body);
+    const [simple, general] = [SIMPLE, GENERAL].map((options) => {
+      const decoder = new FrameDecoder(options, field);
+      decoder.push(wire);
+      try {
+        return decoder.decode();
+      } catch (error) {
+        return (error as FrameError).message;
+      }
+    });
+    assertEquals(simple, general);
+  }
+});

@@ -251,3 +251,28 @@ Deno.test("Pool.open() waits for initialCap, and minIdle goes on in the backgrou
   await settle();
   assertEquals(opening.value?.stats().idle, 1);
 });
+
+Deno.test("Pool does not turn a caller away for a call that had begun for minIdle before", async () => {
+  using rig = new Rig({ minIdle: 1, maxCap: 1 }, true);
+  const early = watch(rig.pool.get());
+  await settle();
+  assertEquals(rig.calls.length, 1);
+  const boom = new Error("refused");
+  rig.calls[0]!.reject(boom);
+  await settle();
+  // The caller gets a call of its own, and the failure is told.
+  assertEquals([early.state, rig.calls.length], ["pending", 2]);
+  assertEquals(rig.errors, [[boom, "factory"]]);
+  await rig.deliver(1);
+  assertEquals(early.state, "resolved");
+  // The failure of that one would have been the caller's.
+  rig.pool.discard(early.value!);
+  await settle();
+  const late = watch(rig.pool.get());
+  rig.calls[2]!.reject(new Error("begun for minIdle"));
+  await settle();
+  rig.calls[3]!.reject(boom);
+  await settle();
+  assertStrictEquals(late.error, boom);
+  assertEquals(rig.calls.length, 4);
+});

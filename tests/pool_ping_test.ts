@@ -158,6 +158,22 @@ Deno.test("Pool sets no timer for a ping that answers at once", async () => {
   assertEquals(rig.clock.sets, before);
 });
 
+Deno.test("Pool.recheck() has a resource pinged before it is lent next, and once", async () => {
+  using rig = new Rig({ ping: () => true, pingAfterIdle: 1000 });
+  const [a, b] = await rig.take(2);
+  rig.pool.put(a!);
+  rig.pool.put(b!);
+  rig.pool.recheck(b!);
+  rig.pool.recheck({ id: 9 });
+  assertStrictEquals(rig.pool.tryGet(), undefined);
+  assertStrictEquals(await rig.pool.get(), b);
+  assertEquals(rig.pinged, [b!]);
+  rig.pool.put(b!);
+  assertStrictEquals(rig.pool.tryGet(), b);
+  assertStrictEquals(rig.pool.tryGet(), a);
+  assertEquals(rig.pinged, [b!]);
+});
+
 // ---- In the background -------------------------------------------------------
 
 Deno.test("Pool's reaper pings what has been idle for pingInterval, and again and again", async () => {

@@ -10,7 +10,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Pool, PoolTimeoutError } from "../pool.ts";
-import { never, Rig, states, watch } from "./pool_support.ts";
+import { Rig, states, watch } from "./pool_support.ts";
 import { settle } from "./time_support.ts";
 
 Deno.test("PoolTimeoutError says how full the pool was, and why the factory failed", async () => {

@@ -245,3 +245,29 @@ Deno.test("The option listener is checked, and goes with no address", () => {
   }
   assertEquals([listener.closes, fake.asked.length], [0, 0]);
 });
+
+Deno.test("A listener that is handed in need not settle what is under way, nor be open still", async () => {
+  for (const end of ["shutdown", "close"] as const) {
+    const late = Promise.withResolvers<Transport>();
+    let closes = 0;
+    const server = serve({
+      listener: {
+        accept: () => late.promise,
+        close() {
+          closes++;
+          throw new Deno.errors.BadResource("closed already");
+        },
+        addr: { transport: "unix", path: "x" },
+      },
+    }, echo);
+    server[end]();
+    await server.finished;
+    assertEquals(closes, 1);
+    // Whoever comes after all is sent away.
+    const conn = new StubConnection();
+    late.resolve(conn);
+    await microtasks();
+    assertEquals([conn.closes, conn.reads], [1, 0]);
+    assertEquals(server.stats().totalConnections, 0);
+  }
+});
