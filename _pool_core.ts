@@ -771,15 +771,21 @@ export class PoolCore<T> {
     // Each failure costs something, so that none can spin: a waiter who has nothing
     // else on its way, or else time.
     const first = this.#unsupplied() > 0 ? this.#line.first() : undefined;
-    // Who came after a call for nobody had begun gets one of its own: what it asks
-    // for may be there by now.
-    const waiter = first !== undefined && first.ticket <= concerns
-      ? first
-      : undefined;
+    const ticket = first?.ticket ?? 0;
+    const waiter = ticket <= concerns ? first : undefined;
     if (this.#leastIdle > 0) this.#backoff.failed();
     if (waiter !== undefined) this.#turnAway(waiter, error);
     this.#placeFreed();
     if (waiter !== undefined) return;
+    // Who came after a call for nobody had begun gets one of its own, since what it
+    // asks for may be there by now; or waits for that, where there is room in line.
+    if (
+      first !== undefined && first.ticket === ticket &&
+      this.#unsupplied() > this.#settings.maxWaiting
+    ) {
+      this.#turnAway(first, error);
+      return;
+    }
     if (initial && this.#opener !== undefined) this.#opener.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#reports.failed(error, "factory");
