@@ -13,6 +13,7 @@ import { type PendingRequest, RequestQueue } from "./_client_request.ts";
 import { namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
 import type { Timer } from "./_timers.ts";
+import { closeTransport } from "./_transports.ts";
 import {
   FrameDecoder,
   FrameEncoder,
@@ -385,12 +386,14 @@ export class ClientConnection {
   /** Reads responses; while the connection is idle, this is how its end is
    * noticed. */
   async #read(): Promise<void> {
+    let waited = false;
     try {
       if (this.#readBefore !== undefined) {
         await this.#takeOver(this.#readBefore);
       }
       for (let empty = 0;;) {
         const n = await this.#transport.read(this.#decoder.space());
+        waited = true;
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
         if (this.#discarding) continue;
@@ -398,6 +401,9 @@ export class ClientConnection {
         this.#received();
       }
     } catch (error) {
+      // Whoever dialled is to have the connection before it ends: a transport
+      // whose read throws at once would otherwise be dialled on and on.
+      if (!waited) await null;
       this.destroy(error);
     }
   }
@@ -657,11 +663,7 @@ export class ClientConnection {
     this.usable = false;
     clearTimeout(this.#timer);
     if (!this.#reused) this.stillborn = { cause };
-    try {
-      this.#transport.close();
-    } catch {
-      // Closed already, which is what is wanted.
-    }
+    closeTransport(this.#transport);
     this.#owner.connectionClosed(this);
     this.#onClosed?.();
     this.#check?.end();

@@ -6,7 +6,7 @@
 import { callDetached, ignore } from "./_callbacks.ts";
 import type { PendingRequest } from "./_client_request.ts";
 import { captureContext } from "./_context.ts";
-import { functionOption, objectOption } from "./_options.ts";
+import { checkHooks, functionOption, objectOption } from "./_options.ts";
 import type { PoolCloseReason, PoolHooks } from "./pool.ts";
 
 /** The user's hooks. */
@@ -39,7 +39,8 @@ export class Observer {
   /** @param run Runs what belongs to the client rather than to a request. */
   constructor({ hooks, onError }: ObserverOptions, run: Run) {
     this.#onError = functionOption({ onError }, "onError");
-    this.#hooks = objectOption({ hooks }, "hooks");
+    checkHooks(hooks, ["dial", "send", "settle"]);
+    this.#hooks = hooks;
     this.#run = run;
   }
 

@@ -28,6 +28,7 @@ import type {
 } from "./_server_settings.ts";
 import { Stillness } from "./_stillness.ts";
 import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { closeTransport } from "./_transports.ts";
 import { FrameDecoder, type FrameEncoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
@@ -665,7 +666,7 @@ export class ServerConnection {
     this.#queue.stop();
     this.#memory?.leave();
     this.#metered?.release();
-    callDetached(() => this.#conn.close(), ignore);
+    closeTransport(this.#conn);
     this.#wakeReader();
     this.context.abort(cause);
     this.#onEnd(this);
