@@ -20,6 +20,7 @@ const GRACE = 1000;
 
 interface Counts {
   sockets: number;
+  accepted: number;
   connections: number;
   open: number;
   failures: number;
@@ -194,7 +195,10 @@ for (const [state, limit, open] of STATES) {
       const peers = await Promise.all(
         Array.from({ length: PEERS }, () => open(port)),
       );
-      await child.counted("it is cut", ({ connections }) => connections === 0);
+      await child.counted(
+        "all are cut",
+        ({ accepted, connections }) => accepted === PEERS && connections === 0,
+      );
       await child.mustHold(1); // The listener.
       for (const peer of peers) peer.close();
     },
@@ -207,6 +211,10 @@ testDescriptors(
     const port = await child.call<number>("serve", identity);
     const peers: Deno.Conn[] = [];
     for (const [, , open] of STATES) peers.push(await open(port));
+    await child.counted(
+      "all are there",
+      ({ accepted }) => accepted === STATES.length,
+    );
     await child.call("closeServer");
     await child.mustHold(0);
     for (const peer of peers) peer.close();
@@ -222,6 +230,10 @@ testDescriptors(
     });
     const peers: Deno.Conn[] = [];
     for (const [, , open] of STATES) peers.push(await open(port));
+    await child.counted(
+      "all are there",
+      ({ accepted }) => accepted === STATES.length,
+    );
     await child.call("shutdownServer");
     await child.counted("all are cut", ({ connections }) => connections === 0);
     await child.mustHold(0);
