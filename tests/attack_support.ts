@@ -22,7 +22,6 @@ import { sleep } from "./time_support.ts";
 export type Attack = keyof typeof ATTACKS;
 
 /** What the server is asked for; the first byte of a request says it. */
-const ECHO = 0;
 const LARGE = 1;
 const PINNED = 2;
 const FIGURES = 3;
@@ -40,7 +39,7 @@ const WRITERS = 100;
 
 /** The same where each write is a request like any other: it is not the work
  * that is measured. */
-const REQUESTERS = 3;
+const REQUESTERS = 1;
 
 /** Pays for every byte that is sent; all connections share it. */
 const ZEROS = new Uint8Array(MIB);
@@ -80,14 +79,6 @@ const ATTACKS = {
     await writeAll(conn, request);
     await writeAll(conn, request);
     await sleepUntilCut(conn);
-  },
-
-  /** Answers a small request well, so as to be known, and then is deaf. */
-  async turncoat(conn: Deno.Conn): Promise<void> {
-    const request = encodeFrame(Uint8Array.of(ECHO));
-    await writeAll(conn, request);
-    await conn.read(new Uint8Array(request.length));
-    await ATTACKS.deaf(conn);
   },
 
   /** Sends much, of which each response keeps a little, and reads none. */

@@ -1,6 +1,7 @@
 /** The memory that all connections of a server share, without connections. */
 import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
 import { Budget, Share, type ShareOwner } from "../_budget.ts";
+import { chosenSeed, Random } from "./random_support.ts";
 
 const MIB = 1024 * 1024;
 
@@ -329,4 +330,70 @@ Deno.test("A budget works the same with many in line, whoever leaves it", () => 
   look(1000);
   assert(budget.waiting > 9_900);
   leaveAll(budget, holders);
+});
+
+Deno.test("At random, nothing is lost, nobody is forgotten, and the most is kept to", () => {
+  const random = new Random(chosenSeed());
+  for (let round = 0; round < 200; round++) {
+    const budget = new Budget(LIMITS);
+    const holders = Array.from(
+      { length: 40 },
+      (_, i) => new Holder(budget, i % 2 === 0 ? "in" : "out"),
+    );
+    const nothing = new Share(holders[0]!, "in");
+    let now = 0;
+    for (let step = 0; step < 200; step++) {
+      const holder = random.pick(holders);
+      const { share } = holder;
+      const worth = random.between(0, 1) === 0
+        ? 0
+        : random.between(0, 64 * MIB - 1);
+      switch (random.between(0, 5)) {
+        case 0:
+        case 1:
+          if (share.direction === "in") {
+            holder.ask(random.between(0, 4 * MIB - 1) + 1, worth);
+          } else {
+            const expected = random.between(0, 1) *
+              random.between(0, 4 * MIB - 1);
+            budget.askToBegin(share, nothing, expected, worth);
+          }
+          break;
+        case 2:
+          // What is known to be held is no more than was set aside.
+          if (!share.waiting) {
+            budget.hold(share, random.between(0, share.held));
+          }
+          break;
+        case 3:
+          if (share.waiting) break;
+          budget.hold(share, 0);
+          budget.endTurn(share);
+          break;
+        case 4:
+          budget.leave(share);
+          break;
+        default:
+          share.moved += random.between(0, MIB - 1);
+          now += 50;
+          budget.look(now);
+      }
+      assertLessOrEqual(budget.used, LIMITS.maxBuffered);
+      const waiting = holders.filter((holder) => holder.waiting);
+      assertEquals(budget.waiting, waiting.length);
+      // Somebody has a turn, as long as anybody waits.
+      if (waiting.length > 0) {
+        assert(holders.some(({ share }) => share.turn > 0));
+      }
+    }
+    // Everybody is served in the end, whoever goes before.
+    for (let i = 0; i < 1000 && budget.waiting > 0; i++) {
+      const served = holders.find(({ share }) =>
+        !share.waiting && (share.held > 0 || share.turn > 0)
+      );
+      assert(served !== undefined);
+      budget.leave(served.share);
+    }
+    leaveAll(budget, holders);
+  }
 });
