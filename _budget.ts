@@ -176,6 +176,8 @@ export class Budget {
   /** Turns given in each direction, and strangers let in: who is next goes by
    * their number. */
   readonly #turnsGiven = { in: 0, out: 0 };
+  /** The direction that is asked first. */
+  #nextTurn: "in" | "out" = "in";
   #letIn = 0;
   /** Who asks just now, and is told by what is returned. */
   #asking: Share | undefined;
@@ -449,7 +451,10 @@ export class Budget {
     while (this.waiting > 0) {
       const share = this.#nextInCommon();
       if (share !== null) this.#admit(share, 0);
-      else if (!this.#giveTurn("in") && !this.#giveTurn("out")) break;
+      else if (
+        !this.#giveTurn(this.#nextTurn) &&
+        !this.#giveTurn(other(this.#nextTurn))
+      ) break;
     }
     if (this.waiting === 0 && this.#holders.size === 0) this.#rest();
   }
@@ -485,12 +490,17 @@ export class Budget {
     const newest = lines.map(({ last }) => last).reduce(newer);
     const choice = this.#turnsGiven[direction] % OLDEST_EVERY;
     const begun = direction === "in" ? this.#begun.first : null;
-    const other = choice === 0 ? null : choice === 1 ? begun ?? newest : newest;
+    const preferred = choice === 0
+      ? null
+      : choice === 1
+      ? begun ?? newest
+      : newest;
     // Who has waited longest is not passed for being large: the room that it
     // needs is kept until there is enough.
-    const share = this.#hasTurn(other) ? other : oldest;
+    const share = this.#hasTurn(preferred) ? preferred : oldest;
     if (!this.#hasTurn(share)) return false;
     this.#turnsGiven[direction]++;
+    this.#nextTurn = other(direction);
     this.#admit(share!, Math.min(share!.whole, this.#forTurns));
     return true;
   }
@@ -579,6 +589,10 @@ class Line {
 /** What a share takes of the common part. */
 function counted(share: Share): number {
   return Math.max(0, share.held - share.turn);
+}
+
+function other(direction: "in" | "out"): "in" | "out" {
+  return direction === "in" ? "out" : "in";
 }
 
 function older(a: Share | null, b: Share | null): Share | null {
