@@ -18,6 +18,7 @@ import {
   type Timer,
   unrefTimer,
 } from "./_timers.ts";
+import { checkTransport } from "./_transports.ts";
 
 /** First and longest pause after an accept that failed for want of resources,
  * in milliseconds: Go's `net/http` uses the same. */
@@ -167,7 +168,9 @@ export class Acceptor {
 
   async #accept(): Promise<Transport> {
     try {
-      return await this.#listener.accept();
+      const conn = await this.#listener.accept();
+      checkTransport("Accept of the listener", conn);
+      return conn;
     } finally {
       this.#settled++;
     }

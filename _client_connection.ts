@@ -6,12 +6,14 @@
 // request should take, what a caller is told, and whether a request is sent
 // again.
 
+import { ConnectionCheck } from "./_client_check.ts";
 import type { Announcement } from "./_client_correlated.ts";
 import type { Doubt, Silence } from "./_client_dead_peers.ts";
 import { type PendingRequest, RequestQueue } from "./_client_request.ts";
 import { namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
 import type { Timer } from "./_timers.ts";
+import { closeTransport } from "./_transports.ts";
 import {
   FrameDecoder,
   FrameEncoder,
@@ -39,10 +41,6 @@ const SETTLE_TIMEOUT = 1000;
 /** How long a connection that carried notifications is read on for, after its
  * writing side was closed. */
 const LINGER_TIMEOUT = 10_000;
-
-/** A turn of the event loop is not time: who fakes the clock in tests has it all
- * the same. */
-const { setTimeout: nextTurn, clearTimeout: cancelTurn } = globalThis;
 
 /** How the responses on a connection find their requests. */
 export interface Matching {
@@ -197,9 +195,8 @@ export class ClientConnection {
   receivedAt: number;
   /** Set if it may be dead: it is looked at before it is lent. */
   doubt: Doubt | undefined;
-  #endTurn: (() => void) | undefined;
-  /** A ping is under way. */
-  pinging = false;
+  /** Made when it is looked at for the first time. */
+  #check: ConnectionCheck | undefined;
 
   /** Requests are on their way to a write. */
   #flushing = false;
@@ -389,12 +386,14 @@ export class ClientConnection {
   /** Reads responses; while the connection is idle, this is how its end is
    * noticed. */
   async #read(): Promise<void> {
+    let waited = false;
     try {
       if (this.#readBefore !== undefined) {
         await this.#takeOver(this.#readBefore);
       }
       for (let empty = 0;;) {
         const n = await this.#transport.read(this.#decoder.space());
+        waited = true;
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
         if (this.#discarding) continue;
@@ -402,6 +401,9 @@ export class ClientConnection {
         this.#received();
       }
     } catch (error) {
+      // Whoever dialled is to have the connection before it ends: a transport
+      // whose read throws at once would otherwise be dialled on and on.
+      if (!waited) await null;
       this.destroy(error);
     }
   }
@@ -590,66 +592,25 @@ export class ClientConnection {
 
   // Checking.
 
-  /**
-   * Finds out whether an idle connection still lives: whether its end has come
-   * to be read meanwhile, and whether the server answers a ping, if there is
-   * one. A connection that does not live is closed.
-   *
-   * The event loop turns twice: timers that are overdue, as after a thread was
-   * busy, can take the first turn without a look at what has arrived.
-   */
-  async check(
+  /** Whether a ping is under way. */
+  get pinging(): boolean {
+    return this.#check?.pinging ?? false;
+  }
+
+  /** Finds out whether it still lives, while it is idle; closes it if not. */
+  check(
     ping: (() => PendingRequest) | undefined,
     timeout: number,
   ): Promise<boolean> {
-    await this.#turn();
-    if (!this.#dead) await this.#turn();
-    if (!this.usable) return false;
-    if (ping === undefined) return true;
-    try {
-      await this.#ping(ping(), timeout);
-    } catch (error) {
-      this.destroy(error);
-      return false;
-    }
-    return this.usable;
+    this.#check ??= new ConnectionCheck(this);
+    return this.#check.run(ping, timeout);
   }
 
-  /** Lets the event loop turn once: what has arrived meanwhile is read. An
-   * immediate would not do, since Deno runs those before it polls. */
-  #turn(): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = nextTurn(resolve, 0);
-      this.#endTurn = () => {
-        cancelTurn(timer);
-        resolve();
-      };
-    });
-  }
-
-  async #ping(request: PendingRequest, timeout: number): Promise<void> {
-    this.pinging = true;
-    let timer: Timer | undefined;
-    if (timeout > 0) {
-      timer = setTimeout(async () => {
-        // The thread may have been busy: what has come meanwhile is read first.
-        await this.#turn();
-        if (request.connection !== this) return;
-        const silence = this.#silenceSince([request]);
-        this.#forget(request);
-        if (silence !== undefined) this.#owner.fellSilent(silence);
-        request.reject(
-          namedError("TimedOut", `Ping was not answered within ${timeout} ms`),
-        );
-      }, timeout);
-    }
-    try {
-      this.send(request);
-      await request.promise;
-    } finally {
-      clearTimeout(timer);
-      this.pinging = false;
-    }
+  /** Forgets a ping that was not answered. */
+  giveUpPing(ping: PendingRequest): void {
+    const silence = this.#silenceSince([ping]);
+    this.#forget(ping);
+    if (silence !== undefined) this.#owner.fellSilent(silence);
   }
 
   // Ending.
@@ -702,14 +663,10 @@ export class ClientConnection {
     this.usable = false;
     clearTimeout(this.#timer);
     if (!this.#reused) this.stillborn = { cause };
-    try {
-      this.#transport.close();
-    } catch {
-      // Closed already, which is what is wanted.
-    }
+    closeTransport(this.#transport);
     this.#owner.connectionClosed(this);
     this.#onClosed?.();
-    this.#endTurn?.();
+    this.#check?.end();
     const writing = this.load > 0 && this.#flushing;
     // What a goaway vouches for does not depend on a write's fate.
     if (this.goneAway) this.#refuseRequests(cause);

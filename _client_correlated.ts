@@ -4,7 +4,7 @@
 // Knows: the ids in use, and those that are the protocol's. Must not know:
 // bytes, and what is done with a response.
 
-import { type PendingRequest, RequestQueue } from "./_client_request.ts";
+import type { PendingRequest } from "./_client_request.ts";
 import { type Correlation, IdTable, isReserved } from "./_correlation.ts";
 
 /** A frame that is no response: it is a push, or the server's goodbye. */
@@ -26,8 +26,6 @@ export class CorrelatedMatching {
   readonly #pushes: boolean;
   readonly #places: number;
   readonly #ids: IdTable<PendingRequest>;
-  /** Those that have a place, in the order of sending. */
-  readonly #sent = new RequestQueue();
   /** Requests that were given up and keep their ids. */
   #retired = 0;
   /** A ping whose id is the protocol's; a connection has one ping at a time. */
@@ -65,7 +63,6 @@ export class CorrelatedMatching {
   /** Gives a request that is being encoded its id; `undefined` where the payload
    * keeps the one that it carries. */
   add(request: PendingRequest): number | undefined {
-    this.#sent.push(request);
     if (request.kind === "ping" && !this.#correlation.inserted) {
       const id = this.#readId(request.payload);
       if (isReserved(this.#correlation, id)) {
@@ -98,7 +95,6 @@ export class CorrelatedMatching {
 
   /** Takes a request out whose answer has come. */
   remove(request: PendingRequest): void {
-    this.#sent.remove(request);
     if (request === this.#ping) this.#ping = undefined;
     else this.#ids.release(request.id);
     if (request.connection === undefined) this.#retired--;
@@ -112,7 +108,9 @@ export class CorrelatedMatching {
 
   /** Requests that have a place, in the order of sending. */
   requests(): Iterable<PendingRequest> {
-    return this.#sent;
+    const requests = this.#ids.values();
+    if (this.#ping !== undefined) requests.push(this.#ping);
+    return requests.sort((a, b) => a.end - b.end);
   }
 
   /** Whether a part of a request's response may have come, if a part of a frame
@@ -124,7 +122,6 @@ export class CorrelatedMatching {
   /** Forgets every request. */
   clear(): void {
     this.#ids.clear();
-    this.#sent.clear();
     this.#ping = undefined;
   }
 }

@@ -13,11 +13,12 @@ import {
   booleanOption,
   functionOption,
   integerOption,
+  nameOption,
   objectOption,
-  show,
   stringOption,
   stringsOption,
 } from "./_options.ts";
+import { checkTransport, closeTransport } from "./_transports.ts";
 import { type Carrier, type ClientTlsOptions, TlsClient } from "./_tls.ts";
 
 /** What of a client's options says where to connect to, and how. */
@@ -51,7 +52,7 @@ export interface Target {
 export function targetOption(options: TargetOptions): Target {
   // Each is read once: options may be a class's getters.
   const { port, path, connect, tls } = options;
-  const hostname = stringOption(options, "hostname");
+  const hostname = nameOption(options, "hostname");
   const settings = tlsOption(tls);
   let address: Target["address"];
   if (connect !== undefined) {
@@ -66,7 +67,7 @@ export function targetOption(options: TargetOptions): Target {
     }
     address = { hostname: hostname ?? "127.0.0.1", connect };
   } else if (path !== undefined) {
-    stringOption({ path }, "path");
+    nameOption({ path }, "path");
     if (hostname !== undefined || port !== undefined || settings) {
       throw new TypeError(
         "Option path cannot be used with hostname, port or tls",
@@ -157,7 +158,7 @@ async function reach(
 ): Promise<Carrier> {
   if ("connect" in address) {
     const transport = await address.connect(signal);
-    checkTransport(transport);
+    checkTransport("Option connect", transport);
     return { transport };
   }
   if (!isDeno()) return { socket: await connectNode(address, signal) };
@@ -184,25 +185,9 @@ function asTransport(carrier: Carrier, { address }: Target): Transport {
   return new NodeSocket(carrier.socket, addressesOf(carrier.socket, path));
 }
 
-function checkTransport(value: unknown): asserts value is Transport {
-  const { read, write, close } = (value ?? {}) as Partial<Transport>;
-  for (const method of [read, write, close]) {
-    if (typeof method === "function") continue;
-    throw new TypeError(
-      `Option connect must give a transport with read, write and close, received ${
-        show(value)
-      }`,
-    );
-  }
-}
-
 /** Closes what may be closed already. */
 function close(connection: Carrier | Transport): void {
-  try {
-    if ("socket" in connection) connection.socket.destroy();
-    else if ("transport" in connection) connection.transport.close();
-    else connection.close();
-  } catch {
-    // Closed already, which is what is wanted.
-  }
+  if ("socket" in connection) connection.socket.destroy();
+  else if ("transport" in connection) closeTransport(connection.transport);
+  else closeTransport(connection);
 }

@@ -177,6 +177,15 @@ export class IdTable<T> {
     this.#free?.mark(id - 1, true);
   }
 
+  /** What the ids in use stand for, in no order. */
+  values(): T[] {
+    const values = [...this.#aside.values()];
+    for (const value of this.#values) {
+      if (value !== undefined) values.push(value);
+    }
+    return values;
+  }
+
   /** Forgets every id; none may be drawn after that. */
   clear(): void {
     this.#ids.fill(0);

@@ -8,6 +8,7 @@ import { ignore } from "./_callbacks.ts";
 import { connect, describeTarget, type Target } from "./_connect.ts";
 import { namedError } from "./_errors.ts";
 import { type Timer, unrefTimer } from "./_timers.ts";
+import { closeTransport } from "./_transports.ts";
 import { Handshake, type ReadAhead } from "./_handshake.ts";
 import type { FrameOptions, HandshakeConnection, Transport } from "./codec.ts";
 
@@ -96,7 +97,7 @@ export class Dialler {
       return await Promise.race([attempt, givenUp]);
     } catch (error) {
       if (!giveUp.signal.aborted) throw error;
-      attempt.then(({ transport }) => close(transport), ignore);
+      attempt.then(({ transport }) => closeTransport(transport), ignore);
       if (!settled && !this.#forgetting) abandoned(this.#settled(attempt));
       throw giveUp.signal.reason;
     } finally {
@@ -140,7 +141,7 @@ export class Dialler {
     handshake: HandshakeCallback,
     signal: AbortSignal,
   ): Promise<Dialled> {
-    const abort = () => close(transport);
+    const abort = () => closeTransport(transport);
     signal.addEventListener("abort", abort);
     try {
       const conn = new Handshake(transport, this.#frame, { signal });
@@ -156,7 +157,7 @@ export class Dialler {
       signal.throwIfAborted();
       return { transport, readBefore };
     } catch (error) {
-      close(transport);
+      closeTransport(transport);
       throw error;
     } finally {
       signal.removeEventListener("abort", abort);
@@ -171,13 +172,4 @@ export class Dialler {
  */
 export function takesAllOrNothing(transport: Transport): boolean {
   return transport.constructor?.name !== "TlsConn";
-}
-
-/** Closes a transport, which may be closed already. */
-function close(transport: Transport): void {
-  try {
-    transport.close();
-  } catch {
-    // Closed already, which is what is wanted.
-  }
 }

@@ -13,6 +13,7 @@ import { addressesOf, NodeSocket } from "./_node_socket.ts";
 import {
   booleanOption,
   integerOption,
+  nameOption,
   stringOption,
   stringsOption,
 } from "./_options.ts";
@@ -57,11 +58,11 @@ export interface SocketSettings {
 
 /** Listens. */
 export function listen(options: ListenOptions): Listener {
-  const hostname = stringOption(options, "hostname");
+  const hostname = nameOption(options, "hostname");
   const port = options.port === undefined
     ? undefined
     : integerOption(options, "port", 0, { min: 0, max: 0xffff });
-  const path = stringOption(options, "path");
+  const path = nameOption(options, "path");
   const cert = stringOption(options, "cert");
   const key = stringOption(options, "key");
   const caCerts = stringsOption(options, "caCerts");
@@ -280,5 +281,9 @@ export function prepare(
   } catch {
     // The peer is gone already; the first read will say so.
   }
-  return socket.handshake?.();
+  try {
+    return socket.handshake?.();
+  } catch (error) {
+    return Promise.reject(error);
+  }
 }

@@ -46,8 +46,8 @@ export interface Underlying {
  * - What comes and is not read waits here, 64 KiB and what came with them; then
  *   the socket is paused. That is its back-pressure.
  * - A write resolves when the socket has handed on all of it. When it is cut
- *   short, it tells how much may have left, as far as the runtime knows: all,
- *   if it does not. Only what cannot have left is rejected.
+ *   short, it tells how much may have left: all of it, where nobody knows. Only
+ *   what cannot have left is rejected.
  */
 export class NodeSocket implements Transport {
   readonly remoteAddr: TransportAddress;
@@ -140,24 +140,10 @@ export class NodeSocket implements Transport {
   detach(): boolean {
     if (this.#gone) return false;
     this.#gone = true;
-    // Before the socket is destroyed, which forgets it.
-    const waiting = queued(this.#socket);
     const error = closedHere();
     this.#settleRead((read) => read.reject(error));
-    this.#settleWrite(error, waiting);
+    this.#settleWrite(error);
     return true;
-  }
-
-  /**
-   * Lets go of the socket: somebody else uses it from now on.
-   *
-   * @returns What has come and was not read.
-   */
-  release(): Uint8Array[] {
-    this.#socket.off("data", this.#onData);
-    this.#socket.off("end", this.#onEnd);
-    this.#socket.off("close", this.#onClose);
-    return this.#ahead.splice(0);
   }
 
   /** Whether a write is under way. */
@@ -246,20 +232,24 @@ export class NodeSocket implements Transport {
   };
 
   readonly #onError = (error: unknown): void => {
+    // What comes after the end is its echo.
+    if (this.#gone) return;
     this.#failure ??= this.#below?.failure ?? error;
   };
 
   readonly #onClose = (): void => {
     // The listener for errors stays: what comes late must not be thrown.
-    this.release();
+    this.#socket.off("data", this.#onData);
+    this.#socket.off("end", this.#onEnd);
+    this.#socket.off("close", this.#onClose);
     this.#below?.close();
     this.#finish();
   };
 
   readonly #onWritten = (error?: Error | null): void => {
     if (error) {
-      this.#failure ??= this.#below?.failure ?? error;
-      this.#settleWrite(this.#failure, 0);
+      this.#onError(error);
+      this.#settleWrite(this.#failure);
     } else {
       const write = this.#writing;
       this.#writing = null;
@@ -273,7 +263,7 @@ export class NodeSocket implements Transport {
     this.#gone = true;
     const error = this.#whyGone();
     this.#settleRead((read) => read.reject(error));
-    this.#settleWrite(error, 0);
+    this.#settleWrite(error);
   }
 
   #settleRead(settle: (read: PendingRead) => void): void {
@@ -284,13 +274,13 @@ export class NodeSocket implements Transport {
     settle(read);
   }
 
-  /** Ends a write that was cut short; so many bytes of it are known to be here
-   * still. */
-  #settleWrite(error: unknown, waiting: number): void {
+  /** Ends a write that was cut short. All of it may have left, where nothing
+   * below tells more. */
+  #settleWrite(error: unknown): void {
     const write = this.#writing;
     if (write === null) return;
     const left = this.#below === undefined
-      ? write.length - waiting
+      ? write.length
       // Encrypted, they are a little more.
       : Math.min(write.length, this.#below.taken - this.#takenBefore);
     if (left <= 0) return this.#rejectWrite(error);
@@ -312,16 +302,6 @@ export class NodeSocket implements Transport {
 /** Why nothing more comes of a connection that was closed on this side. */
 export function closedHere(): Error {
   return namedError("BadResource", "The connection was closed");
-}
-
-/** Bytes of a write under way that the system has not taken; Node's handles
- * tell it, others do not: 0, since all of them may have left. */
-function queued(socket: Socket): number {
-  const { _handle } = socket as unknown as {
-    _handle?: { writeQueueSize?: unknown } | null;
-  };
-  const size = _handle?.writeQueueSize;
-  return typeof size === "number" ? size : 0;
 }
 
 /** The addresses of a socket of `node:net`. They are gone once it is closed. */

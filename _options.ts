@@ -85,6 +85,16 @@ export function stringOption<K extends string>(
   return value;
 }
 
+/** An option that is a text and says something, if it is given. */
+export function nameOption<K extends string>(
+  options: Given<K, string>,
+  name: K,
+): string | undefined {
+  const value = stringOption(options, name);
+  if (value === "") throw new RangeError(`Option ${name} must not be empty`);
+  return value;
+}
+
 /** An option that is a list of texts, if it is given. */
 export function stringsOption<K extends string>(
   options: Given<K, readonly string[]>,
@@ -121,6 +131,18 @@ export function objectOption<K extends string, O>(
   const { [name]: value } = options;
   if (value !== undefined) checkType(name, value, "object");
   return value;
+}
+
+/** Checks the option `hooks`: an object whose hooks are callbacks. */
+export function checkHooks<H extends object>(
+  hooks: H | undefined,
+  names: readonly (keyof H & string)[],
+): void {
+  if (objectOption({ hooks }, "hooks") === undefined) return;
+  for (const name of names) {
+    const path = `hooks.${name}`;
+    functionOption({ [path]: hooks?.[name] }, path);
+  }
 }
 
 /** An option that is one of a few words. */

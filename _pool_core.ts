@@ -3,6 +3,9 @@
 //
 // Knows: the limits, every resource, everybody in line, and the rooms that count,
 // time and call. Must not know: what is pooled, and how users write options.
+//
+// It is a long room, since its parts are read together: each step of lending, of
+// opening and of closing ends in the others, and must find the same counts.
 
 import { bug } from "./_bug.ts";
 import { ignore, isThenable } from "./_callbacks.ts";
@@ -21,12 +24,19 @@ import { type OpeningNotes, Openings } from "./_pool_openings.ts";
 import { Patrol } from "./_pool_patrol.ts";
 import { Reaper } from "./_pool_reaper.ts";
 import { type Observers, type Operation, Reports } from "./_pool_reports.ts";
-import { isBounded, startTimer, type Timer } from "./_timers.ts";
+import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
 /** And by no less than this share where a replacement must stand before. */
 const LEAST_LEAD = 0.05;
+/** How close together the reaper looks for what needs a replacement, as a part of
+ * `maxLifetime` or of its interval. */
+const CLOSEST_LOOKS = 0.01;
+
+/** Milliseconds after which who waits for a ping is offered what else is idle. Most
+ * pings take less; one that hangs must not hold up a caller. */
+const PATIENCE = 100;
 
 /** The options, checked and completed. */
 export interface CoreSettings<T> extends CheckSettings<T> {
@@ -181,6 +191,9 @@ export class PoolCore<T> {
   /** What was closed in its borrower's hands, by its borrow, until it is put. */
   readonly #drained = new Map<T, number>();
 
+  /** Runs while somebody is in line although something is idle. */
+  #impatience: Timer | undefined;
+
   readonly #clock: Clock;
   readonly #leaks: LeakDetector;
   readonly #reaper: Reaper;
@@ -225,10 +238,9 @@ export class PoolCore<T> {
       leakTimeout,
       (error) => this.#reports.failed(error, "leak"),
     );
-    this.#reaper = new Reaper(
-      settings.reapInterval ?? Math.min(...reaped) / 2,
-      () => this.#reap(),
-    );
+    const interval = settings.reapInterval ?? Math.min(...reaped) / 2;
+    const closest = Math.min(interval, maxLifetime) * CLOSEST_LOOKS;
+    this.#reaper = new Reaper(interval, closest, () => this.#reap());
     const { factory, factoryTimeout } = settings;
     this.#openings = new Openings<T>(factory, factoryTimeout, {
       delivered: (value, opening) => this.#delivered(value, opening),
@@ -437,14 +449,15 @@ export class PoolCore<T> {
     if (signal !== undefined) this.#line.follow(waiter, signal);
     this.#backoff.ask();
     this.#checks.hold();
-    // A ping or a reset that others have left behind may hang: nobody who comes
-    // later is to wait for it while something else is idle.
-    const checks = this.#checks.size;
+    // What others have left behind, a ping, a reset or a call of the factory, may
+    // hang: nobody who comes later is to wait for it while something else is idle.
+    const underWay = this.#onItsWay();
     while (
-      checks > 0 && checks === this.#checks.size && waiter.ticket === ticket &&
-      this.#offerIdle()
+      underWay > 0 && underWay === this.#onItsWay() &&
+      waiter.ticket === ticket && this.#offerIdle()
     );
     this.#serve();
+    if (this.#idle.size > 0) this.#watchPatience();
     const waiting = this.#unsupplied();
     // Has it left already, served or turned away by a callback?
     if (waiter.ticket !== ticket || waiting === 0) return promise;
@@ -461,11 +474,31 @@ export class PoolCore<T> {
     return promise;
   }
 
+  /** Sees to it that who waits for a ping that hangs gets what else is idle. */
+  #watchPatience(): void {
+    if (this.#impatience !== undefined) return;
+    if (this.#line.size === 0 || this.#idle.size === 0) return;
+    this.#impatience = startTimer(() => {
+      this.#impatience = undefined;
+      if (this.#line.size > 0 && this.#offerIdle()) this.#serve();
+      this.#watchPatience();
+    }, PATIENCE);
+    unrefTimer(this.#impatience);
+  }
+
+  /** Takes somebody out of the line. */
+  #leaveLine(waiter: Waiter<T>): void {
+    this.#line.remove(waiter);
+    if (this.#impatience === undefined || this.#line.size > 0) return;
+    clearTimeout(this.#impatience);
+    this.#impatience = undefined;
+  }
+
   /** The way out of the line with a resource. Calls back. */
   #handOver(entry: Entry<T>, waiter: Waiter<T>): void {
     const { resolve, counts, since } = waiter;
     this.#lend(entry, waiter.origin);
-    this.#line.remove(waiter);
+    this.#leaveLine(waiter);
     resolve(entry.value);
     if (!counts && !this.#noting) return;
     const end = this.#timed ? this.#now : this.#clock.atLeast();
@@ -477,7 +510,7 @@ export class PoolCore<T> {
   /** The way out of the line with an error. Calls back. */
   #turnAway(waiter: Waiter<T>, error: unknown): void {
     const { reject, counts, since } = waiter;
-    this.#line.remove(waiter);
+    this.#leaveLine(waiter);
     reject(error);
     if (counts) this.#countWait(Math.max(0, this.#clock.atLeast() - since));
   }
@@ -631,13 +664,12 @@ export class PoolCore<T> {
     return others > 0 || this.#line.size > 0;
   }
 
-  /** Closes those whose replacements stand, one for each, which makes room for the
-   * next replacement; and `inTheWay` one that leaves no room for its own. Calls
-   * back. */
+  /** Closes those that need not be kept any more: one for each replacement that
+   * stands, which makes room for the next; and `inTheWay` one that leaves no room
+   * for its own. Calls back. */
   #closeReplaced(inTheWay: boolean): void {
-    while (inTheWay || this.#idle.size > this.#leastIdle) {
-      const aged = this.#idle.firstAged();
-      if (aged === undefined) return;
+    for (let aged; (aged = this.#idle.firstAged()) !== undefined;) {
+      if (!inTheWay && !this.#outlived(aged)) return;
       this.#retire(aged, "maxLifetime");
       inTheWay = false;
     }
@@ -838,7 +870,6 @@ export class PoolCore<T> {
       this.#passOn(entry);
       return;
     }
-    entry.trace = undefined;
     this.#checks.reset(entry);
   }
 

@@ -5,20 +5,23 @@
 
 import { startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
-/** Looks that are asked for out of turn come no closer together than this part
- * of the interval, so that many of them cost little. */
-const CLOSEST = 1 / 100;
-
 /** One timer that never keeps the process alive. */
 export class Reaper {
   readonly #look: () => void;
   readonly #interval: number;
+  readonly #closest: number;
   #timer: Timer | undefined;
   /** When the next look is due; never, while the timer does not run. */
   next = Infinity;
 
-  constructor(interval: number, look: () => void) {
+  /**
+   * @param interval Milliseconds between two looks.
+   * @param closest Least of them before a look that is asked for out of turn, so
+   * that many of those cost little.
+   */
+  constructor(interval: number, closest: number, look: () => void) {
     this.#interval = interval;
+    this.#closest = closest;
     this.#look = look;
   }
 
@@ -29,8 +32,8 @@ export class Reaper {
   /** Sees to it that there is a look within an interval, and at `due` if that is
    * before. */
   start(now: number, due: number): void {
-    const closest = now + this.#interval * CLOSEST;
-    const at = Math.min(now + this.#interval, Math.max(due, closest));
+    const soonest = Math.max(due, now + this.#closest);
+    const at = Math.min(now + this.#interval, soonest);
     if (this.#timer !== undefined) {
       if (at >= this.next) return;
       clearTimeout(this.#timer);

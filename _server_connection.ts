@@ -28,6 +28,7 @@ import type {
 } from "./_server_settings.ts";
 import { Stillness } from "./_stillness.ts";
 import { refTimer, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { closeTransport } from "./_transports.ts";
 import { FrameDecoder, type FrameEncoder, type Transport } from "./codec.ts";
 
 /** Bytes of responses that may wait to be written before a connection takes
@@ -234,7 +235,7 @@ export class ServerConnection {
       this.#phase = "flushing";
       this.#reason = "handshake";
       this.#queue.stop();
-      this.#readLoop(ahead);
+      this.#readBehind(ahead);
       this.#advanceEnd();
     } catch (error) {
       this.#fail(error, "handshake");
@@ -246,7 +247,8 @@ export class ServerConnection {
     this.#queue.open();
     const due = this.#dueEnd;
     if (due === "close") this.#end("close", "answering", ahead !== undefined);
-    this.#readLoop(ahead);
+    if (ahead === undefined) this.#readLoop();
+    else this.#readBehind(ahead);
     if (due === "shutdown") this.drainSoon();
   }
 
@@ -259,14 +261,62 @@ export class ServerConnection {
 
   // ---- Reading
 
-  async #readLoop(ahead: ReadAhead | undefined): Promise<void> {
+  /** Takes what the greeting has read of the requests, and reads on. */
+  async #readBehind({ bytes, pending }: ReadAhead): Promise<void> {
     try {
-      if (ahead === undefined || await this.#readAhead(ahead)) {
-        await this.#readOn();
+      this.#takeBytes(bytes);
+      const next = await pending;
+      if (next === null) return this.#inputEnded();
+      if (next !== undefined) this.#takeBytes(next);
+    } catch (error) {
+      this.#fail(error, "error");
+    }
+    this.#readLoop();
+  }
+
+  #takeBytes(bytes: Uint8Array): void {
+    if (bytes.length === 0 || !this.#takes()) return;
+    this.#decoder.push(bytes);
+    this.#takeFrames();
+  }
+
+  /** Whether bytes that come are still taken for requests. */
+  #takes(): boolean {
+    return this.#phase === "open" || this.#phase === "draining";
+  }
+
+  /** Reads until the stream ends, or the connection is closed. It waits for
+   * nothing that waits itself: an idle connection holds half a KiB for each. */
+  async #readLoop(): Promise<void> {
+    try {
+      for (let empty = 0;;) {
+        while (this.#mustPause()) {
+          this.#memory?.pauseReading();
+          await new Promise<void>((resolve) => this.#wake = resolve);
+        }
+        if (this.#phase === "closed") break;
+        const wanted = this.#phase === "open";
+        if (!this.#takes()) this.#dropInput();
+        const room = wanted ? this.#room() : SCRAP;
+        // There is no memory for it: it waits above.
+        if (room === null) continue;
+        const n = await this.#conn.read(room);
+        if (n === null) break;
+        empty = countEmpty("read", n, empty);
+        // A read may have been under way when no more were to be taken.
+        if (!wanted || !this.#takes()) continue;
+        this.#decoder.advance(n);
+        this.#stats.bytesIn += n;
+        this.#memory?.received(n);
+        this.#takeFrames();
       }
     } catch (error) {
       this.#fail(error, "error");
     }
+    this.#inputEnded();
+  }
+
+  #inputEnded(): void {
     if (this.#phase === "closed") return this.#dropInput();
     // An end inside a frame is a disconnect, as one between frames is. The
     // requests before it are answered: the other side may have closed only
@@ -275,53 +325,6 @@ export class ServerConnection {
     if (this.#phase === "lingering") return this.#destroy("end");
     this.context.abort();
     this.#end("end", "draining", false);
-  }
-
-  /**
-   * Takes what the greeting has read of the requests.
-   *
-   * @returns Whether the stream goes on.
-   */
-  async #readAhead({ bytes, pending }: ReadAhead): Promise<boolean> {
-    if (bytes.length > 0 && this.#phase === "open") {
-      this.#decoder.push(bytes);
-      this.#takeFrames();
-    }
-    if (pending === undefined) return true;
-    const next = await pending;
-    if (next === null) return false;
-    if (this.#phase === "open" || this.#phase === "draining") {
-      this.#decoder.push(next);
-      this.#takeFrames();
-    }
-    return true;
-  }
-
-  /** Reads until the stream ends, or the connection is closed. */
-  async #readOn(): Promise<void> {
-    for (let empty = 0;;) {
-      while (this.#mustPause()) {
-        this.#memory?.pauseReading();
-        await new Promise<void>((resolve) => this.#wake = resolve);
-      }
-      if (this.#phase === "closed") return;
-      const wanted = this.#phase === "open";
-      if (!wanted && this.#phase !== "draining") this.#dropInput();
-      const room = wanted ? this.#room() : SCRAP;
-      // There is no memory for it: it waits above.
-      if (room === null) continue;
-      const n = await this.#conn.read(room);
-      if (n === null) return;
-      empty = countEmpty("read", n, empty);
-      // A read may have been under way when no more frames were to be taken.
-      if (
-        !wanted || (this.#phase !== "open" && this.#phase !== "draining")
-      ) continue;
-      this.#decoder.advance(n);
-      this.#stats.bytesIn += n;
-      this.#memory?.received(n);
-      this.#takeFrames();
-    }
   }
 
   /** Room for a read; null where it has to wait for memory. */
@@ -380,7 +383,7 @@ export class ServerConnection {
   #takeFrames(): void {
     this.#taking = true;
     try {
-      while (this.#phase === "open" || this.#phase === "draining") {
+      while (this.#takes()) {
         this.#blocked = !this.#canTake();
         if (this.#blocked) break;
         const frame = this.#kept ?? this.#decoder.decode();
@@ -604,10 +607,10 @@ export class ServerConnection {
       this.#queue.flush();
     }
     if (this.#phase !== "flushing" || !this.#queue.empty) return;
-    if (
-      this.#peerEnded ||
-      (this.#conn.closeWrite === undefined && !this.#mayGoAway)
-    ) return this.#destroy("end");
+    const canHalfClose = this.#conn.closeWrite !== undefined;
+    if (this.#reason === "end" || !(canHalfClose || this.#mayGoAway)) {
+      return this.#destroy("end");
+    }
     this.#linger();
   }
 
@@ -628,6 +631,7 @@ export class ServerConnection {
     } catch {
       this.#destroy("lost");
     }
+    if (this.#peerEnded) this.#destroy("end");
   }
 
   /** Counts and reports an error that is no handler's. */
@@ -662,7 +666,7 @@ export class ServerConnection {
     this.#queue.stop();
     this.#memory?.leave();
     this.#metered?.release();
-    callDetached(() => this.#conn.close(), ignore);
+    closeTransport(this.#conn);
     this.#wakeReader();
     this.context.abort(cause);
     this.#onEnd(this);

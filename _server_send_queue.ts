@@ -55,7 +55,8 @@ export class SendQueue {
   #pushed = 0;
   #refusesPushes = false;
 
-  readonly #stillness = new Stillness();
+  /** Of the write that looks have found under way, if they have. */
+  #stillness: Stillness | undefined;
 
   constructor(sink: FrameSink, encoder: FrameEncoder, owner: Owner) {
     this.#sink = sink;
@@ -159,8 +160,12 @@ export class SendQueue {
   /** How long a write has made no progress, as far as looks have seen, in
    * milliseconds. */
   stalledFor(now: number): number {
-    const what = this.#writing ? "write" : null;
-    return this.#stillness.look(now, what, this.#written);
+    if (!this.#writing) {
+      this.#stillness = undefined;
+      return 0;
+    }
+    this.#stillness ??= new Stillness();
+    return this.#stillness.look(now, "write", this.#written);
   }
 
   async #write(): Promise<void> {

@@ -23,7 +23,6 @@ import {
 import { isDisconnect, namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
 import { Authorities } from "./_tls_chain.ts";
-import { hasEngine, TlsEngine } from "./_tls_engine.ts";
 
 /** Most bytes read from below at a time. */
 const MAX_READ = 64 * 1024;
@@ -109,6 +108,7 @@ export class TlsServer {
 
   #newContext({ cert, key }: { cert: string; key: string }): SecureContext {
     const { caCerts } = this.#options;
+    for (const pem of caCerts ?? []) checkAuthority(pem);
     return newContext({ cert, key, ...(caCerts && { ca: caCerts }) });
   }
 }
@@ -127,13 +127,16 @@ export class TlsClient {
     const { caCerts, cert, key } = options;
     this.#hostname = hostname;
     this.#options = options;
-    this.#context = newContext({
+    const identity = {
       ...(cert !== undefined && { cert }),
       ...(key !== undefined && { key }),
-    });
-    if (caCerts === undefined) return;
-    trust(this.#context, caCerts);
-    if (isDeno()) this.#authorities = new Authorities(caCerts);
+    };
+    this.#context = caCerts === undefined
+      ? newContext(identity)
+      : newTrust(caCerts, identity);
+    if (caCerts !== undefined && isDeno()) {
+      this.#authorities = new Authorities(caCerts);
+    }
   }
 
   /** Begins TLS on a connection. */
@@ -193,8 +196,6 @@ type Encrypt = (socket: Duplex) => {
 export class TlsTransport implements Transport {
   readonly #secure: TLSSocket;
   readonly #socket: NodeSocket;
-  /** In the socket's place once the handshake is over, where there is one. */
-  #engine: TlsEngine | undefined;
   readonly #carrier: Carrier;
   readonly #below: Below | undefined;
   readonly #handshake: Promise<void>;
@@ -235,7 +236,6 @@ export class TlsTransport implements Transport {
       const failure = describe(below?.failure ?? error);
       reject(failure);
       this.#socket.fail(failure);
-      this.#engine?.fail(failure);
       // An alert that says why may be on its way to the peer.
       this.#ready = false;
       this.#freeSoon();
@@ -257,13 +257,8 @@ export class TlsTransport implements Transport {
       if (objection !== undefined) return failed(objection);
       if (asked) this.#peerCertificate = certificateOf(secure);
       this.#ready = true;
-      if (below === undefined) return resolve();
-      below.opened();
-      if (!hasEngine()) return resolve();
-      below.idle().then(() => {
-        if (this.#ready) this.#takeOver(carrier as { transport: Transport });
-        resolve();
-      });
+      below?.opened();
+      resolve();
     });
   }
 
@@ -291,15 +286,15 @@ export class TlsTransport implements Transport {
   }
 
   read(p: Uint8Array<ArrayBuffer>): Promise<number | null> {
-    return (this.#engine ?? this.#socket).read(p);
+    return this.#socket.read(p);
   }
 
   write(p: Uint8Array): Promise<number> {
-    return (this.#engine ?? this.#socket).write(p);
+    return this.#socket.write(p);
   }
 
   closeWrite(): Promise<void> {
-    return (this.#engine ?? this.#socket).closeWrite();
+    return this.#socket.closeWrite();
   }
 
   close(): void {
@@ -307,22 +302,9 @@ export class TlsTransport implements Transport {
       !this.#secure.writable;
     // TLS tells an end that is meant from one that somebody forged, so the peer
     // is told. Nothing else waits to be written: it leaves at once or never.
-    if (this.#engine !== undefined) {
-      this.#engine.end(closedHere());
-      return this.#free();
-    }
     if (!this.#socket.detach() || silent) return this.#free();
     this.#secure.end();
     this.#freeSoon();
-  }
-
-  /** Has the engine do what the socket would. */
-  #takeOver({ transport }: { transport: Transport }): void {
-    this.#engine = TlsEngine.takeOver(
-      this.#secure,
-      transport,
-      () => this.#socket.release(),
-    );
   }
 
   /** Frees the descriptor once what TLS has just said was written. No timer: a
@@ -393,7 +375,6 @@ class Below implements Underlying {
   #taken = 0;
   #failure: unknown;
   #closed = false;
-  #writing: Promise<void> | undefined;
   /** The stream asks for bytes. */
   #asked = false;
   #wanted = false;
@@ -410,7 +391,7 @@ class Below implements Underlying {
         this.#pump();
       },
       write: (chunk: Uint8Array, _encoding, done) => {
-        this.#writing = this.#write(chunk).then(() => done(), (error) => {
+        this.#write(chunk).then(() => done(), (error) => {
           this.#failure ??= error;
           done(error);
         });
@@ -444,18 +425,6 @@ class Below implements Underlying {
   /** The handshake is over: from now on nothing is read that is not asked for. */
   opened(): void {
     this.#opened = true;
-  }
-
-  /** Resolves once nothing is being written, and nothing is about to be: TLS
-   * hands on what it has to say some turns after it says that it is done. */
-  async idle(): Promise<void> {
-    for (let quiet = 0; quiet < FAREWELL && !this.#closed; quiet++) {
-      await null;
-      if (this.duplex.writableLength > 0) {
-        quiet = 0;
-        await this.#writing;
-      }
-    }
   }
 
   close(): void {
@@ -531,7 +500,6 @@ function newContext({ ca, cert, key }: {
   key?: string;
 }): SecureContext {
   if (cert !== undefined && key !== undefined) checkIdentity(cert, key);
-  for (const pem of ca ?? []) checkAuthority(pem);
   return builtin("tls").createSecureContext({
     ...(ca && { ca: [...ca] }),
     ...(cert !== undefined && { cert }),
@@ -565,18 +533,22 @@ function checkAuthority(pem: string): void {
   }
 }
 
-/** Trusts more authorities, besides those that a runtime trusts anyway. */
-function trust(context: SecureContext, caCerts: readonly string[]): void {
-  const { addCACert } = context.context as {
-    addCACert?: (cert: string) => void;
-  };
-  if (typeof addCACert !== "function") {
-    throw new Error("This runtime's node:tls cannot add to what it trusts");
+/** A context that trusts more authorities than a runtime trusts anyway. */
+function newTrust(
+  caCerts: readonly string[],
+  identity: { cert?: string; key?: string },
+): SecureContext {
+  for (const pem of caCerts) checkAuthority(pem);
+  const context = newContext(identity);
+  const { addCACert } = context.context as { addCACert?: unknown };
+  if (typeof addCACert === "function") {
+    for (const pem of caCerts) addCACert.call(context.context, pem);
+    return context;
   }
-  for (const cert of caCerts) {
-    checkAuthority(cert);
-    addCACert.call(context.context, cert);
-  }
+  // Documented, but Deno asks for a permission to list what it trusts.
+  const tls = builtin("tls");
+  const roots = tls.getCACertificates?.("default") ?? tls.rootCertificates;
+  return newContext({ ...identity, ca: [...roots, ...caCerts] });
 }
 
 /** What speaks against a client's certificate. Where a runtime does not tell,

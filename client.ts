@@ -58,13 +58,13 @@
  * @module
  */
 
-import { callDetached, ignore } from "./_callbacks.ts";
 import {
   ClientConnection,
   type ConnectionTerms,
 } from "./_client_connection.ts";
 import { CorrelatedMatching } from "./_client_correlated.ts";
 import { DeadPeers, type Doubt } from "./_client_dead_peers.ts";
+import { Observer } from "./_client_observer.ts";
 import { OrderedMatching } from "./_client_ordered.ts";
 import { PendingRequest, type RequestKind } from "./_client_request.ts";
 import { SignalGroups } from "./_client_signals.ts";
@@ -72,6 +72,7 @@ import { targetOption } from "./_connect.ts";
 import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
 import { type Dialled, Dialler, takesAllOrNothing } from "./_dial.ts";
+import { DialPace, pause } from "./_dial_pace.ts";
 import { goawayOption } from "./_goaway.ts";
 import {
   booleanOption,
@@ -79,7 +80,6 @@ import {
   durationOption,
   functionOption,
   integerOption,
-  objectOption,
   signalOption,
 } from "./_options.ts";
 import { holdPlace } from "./_pool_held_places.ts";
@@ -109,10 +109,6 @@ const MIN_SWEEP = 25;
 /** Longest interval between two sweeps. The timer behind them is also what
  * keeps the process alive while requests are in flight. */
 const MAX_SWEEP = 1000;
-
-/** Longest wait before a dial, while servers say goodbye as soon as they are
- * connected to, in milliseconds. */
-const MAX_DIAL_DELAY = 1000;
 
 /** TLS options of {@linkcode ClientOptions.tls}. */
 export interface ClientTlsOptions {
@@ -578,8 +574,7 @@ export class Client implements AsyncDisposable {
   readonly #pingTimeout: number;
   readonly #minIdle: number;
   readonly #onPush: ((payload: Uint8Array<ArrayBuffer>) => unknown) | undefined;
-  readonly #hooks: ClientHooks | undefined;
-  readonly #onError: ((error: unknown) => void) | undefined;
+  readonly #observer: Observer;
   /** Runs a function in the async context of the constructor's caller. Whatever
    * may outlive a request is begun there, so that no connection and no timer
    * keeps the context of a request alive. */
@@ -607,12 +602,7 @@ export class Client implements AsyncDisposable {
   #goaways = 0;
   #pushes = 0;
   #lateResponses = 0;
-  /** Connections in a row that said goodbye before they gave a response, and
-   * when the next dial may begin: dialling on and on would not help servers to
-   * go. */
-  #goodbyes = 0;
-  #nextDial = 0;
-
+  readonly #pace = new DialPace();
   /** Decides which idle connections are looked at before they are lent. */
   readonly #deadPeers: DeadPeers;
   /** Times the requests; its timer is referenced while there are any. */
@@ -644,7 +634,8 @@ export class Client implements AsyncDisposable {
     const frame = this.#judge.options;
     new FrameDecoder(frame, correlation?.response);
     const goaway = goawayOption(options, frame, correlation);
-    const { handshake, ping, onPush, onError, hooks } = options;
+    const { handshake, ping, onPush } = options;
+    this.#observer = new Observer(options, this.#inContext);
     this.#dialler = new Dialler(
       targetOption(options),
       durationOption(options, "connectTimeout", 3_000),
@@ -682,8 +673,6 @@ export class Client implements AsyncDisposable {
           ),
     };
     this.#idempotent = booleanOption(options, "idempotent", false);
-    this.#onError = functionOption({ onError }, "onError");
-    this.#hooks = objectOption({ hooks }, "hooks");
     this.#requestTimeout = durationOption(options, "requestTimeout", 30_000);
     this.#getTimeout = durationOption(options, "getTimeout", 0);
     this.#maxLifetime = durationOption(options, "maxLifetime", 0);
@@ -697,26 +686,13 @@ export class Client implements AsyncDisposable {
     functionOption({ ping }, "ping");
     this.#ping = ping && (() => this.#newPing(ping));
     this.#pingTimeout = durationOption(options, "pingTimeout", 1_000);
-    const pingInterval = durationOption(options, "pingInterval", 0);
+    const givenInterval = durationOption(options, "pingInterval", 0);
+    const pingInterval = ping === undefined ? 0 : givenInterval;
     this.#deadPeers = new DeadPeers(
       ping !== undefined,
       durationOption(options, "pingAfterIdle", 15_000),
       pingInterval,
     );
-    const observer = objectOption<"hooks.pool", PoolHooks<unknown>>(
-      { "hooks.pool": hooks?.pool },
-      "hooks.pool",
-    );
-    const { opened, closed, waited, acquired, released } = observer ?? {};
-    for (
-      const [name, hook] of Object.entries({
-        opened,
-        closed,
-        waited,
-        acquired,
-        released,
-      })
-    ) functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
     const maxCap = this.#maxCap = options.maxCap ??
       (correlation === undefined ? 10 : 1);
     const poolOptions: PoolOptions<ClientConnection> = {
@@ -732,33 +708,13 @@ export class Client implements AsyncDisposable {
         this.#inContext(() => this.#lookAt(connection, idle)),
       pingAfterIdle: this.#deadPeers.lookAfterIdle,
       pingTimeout: 0,
-      onError: (error) => this.#report(error),
-      hooks: {
-        // Not before the pool has it: it could not be taken out if it ended.
-        opened: (connection, duration) =>
-          this.#inContext(() => {
-            connection.start();
-            return opened?.call(observer, connection, duration);
-          }),
-        ...(closed && {
-          closed: (connection, reason) =>
-            this.#inContext(() =>
-              closed.call(observer, connection, this.#closeReason(reason))
-            ),
-        }),
-        ...(waited && {
-          waited: (duration) =>
-            this.#inContext(() => waited.call(observer, duration)),
-        }),
-        ...(acquired && {
-          acquired: (connection, waited) =>
-            this.#inContext(() => acquired.call(observer, connection, waited)),
-        }),
-        ...(released && {
-          released: (connection, held) =>
-            this.#inContext(() => released.call(observer, connection, held)),
-        }),
-      },
+      onError: (error) => this.#observer.report(error),
+      // They are begun to be read once the pool has them, not before: one that
+      // ended could not be taken out.
+      hooks: this.#observer.poolHooks(
+        (connection) => connection.start(),
+        (reason) => this.#closeReason(reason),
+      ),
     };
     const { initialCap, minIdle, maxIdle, maxWaiting } = options;
     this.#minIdle = minIdle ?? 0;
@@ -770,7 +726,7 @@ export class Client implements AsyncDisposable {
     if (shortest > 0) {
       poolOptions.reapInterval = Math.max(2 * MIN_SWEEP, shortest / 10);
     }
-    if (ping !== undefined) poolOptions.pingInterval = pingInterval;
+    poolOptions.pingInterval = pingInterval;
     if (maxIdle !== undefined) poolOptions.maxIdle = maxIdle;
     if (maxWaiting !== undefined) poolOptions.maxWaiting = maxWaiting;
     this.#pool = new Pool(poolOptions);
@@ -839,7 +795,7 @@ export class Client implements AsyncDisposable {
     } catch (error) {
       return Promise.reject(error);
     }
-    if (this.#hooks !== undefined) this.#observe(request, this.#hooks);
+    this.#observer.accepted(request);
     this.#requests++;
     if (this.#inFlight++ === 0) this.#keepAlive();
     this.#start(request);
@@ -967,7 +923,7 @@ export class Client implements AsyncDisposable {
       this.#judge.measure(payload);
       return new PendingRequest("ping", payload, 0, false, undefined);
     } catch (error) {
-      this.#report(error);
+      this.#observer.report(error);
       throw error;
     }
   }
@@ -1160,23 +1116,18 @@ export class Client implements AsyncDisposable {
   async #dial(signal: AbortSignal): Promise<ClientConnection> {
     this.#places++;
     const number = ++this.#dials;
-    const hooks = this.#hooks?.dial === undefined ? undefined : this.#hooks;
-    const start = hooks === undefined ? 0 : performance.now();
+    const dialled = this.#observer.dialling();
     try {
-      const delay = this.#nextDial === 0
-        ? 0
-        : this.#nextDial - performance.now();
+      const { delay } = this.#pace;
       if (delay > 0) await pause(delay, signal);
       const { transport, readBefore } = await this.#connect(signal);
       const connection = this.#newConnection(transport, readBefore, number);
       this.#connections.add(connection);
-      this.#tell(() => hooks?.dial?.({ duration: performance.now() - start }));
+      dialled();
       return connection;
     } catch (error) {
       this.#places--;
-      this.#tell(() =>
-        hooks?.dial?.({ duration: performance.now() - start, error })
-      );
+      dialled({ error });
       throw error;
     }
   }
@@ -1199,7 +1150,7 @@ export class Client implements AsyncDisposable {
         this.#reject(request, new RequestFailedError()),
       pushed: (frame) => {
         this.#pushes++;
-        this.#tell(() => this.#onPush?.(frame));
+        this.#observer.tell(() => this.#onPush?.(frame));
       },
       late: () => this.#lateResponses++,
       requestLost: (request, cause, resend) =>
@@ -1257,7 +1208,10 @@ export class Client implements AsyncDisposable {
     if (connection.load > 0 || connection.goneAway) {
       this.#lastLoss = this.#dials;
     }
-    if (connection.goneAway) this.#noteGoodbye(connection);
+    if (connection.goneAway) {
+      this.#goaways++;
+      this.#pace.goodbye(connection.stillborn !== undefined);
+    }
     if (connection.lent) {
       connection.lent = false;
       this.#pool.discard(connection);
@@ -1295,14 +1249,6 @@ export class Client implements AsyncDisposable {
     this.#signals.remove(request);
     request.renew(this.#lastLoss);
     this.#start(request);
-  }
-
-  #noteGoodbye({ stillborn }: ClientConnection): void {
-    this.#goaways++;
-    this.#goodbyes = stillborn === undefined ? 0 : this.#goodbyes + 1;
-    if (this.#goodbyes < 2) return;
-    this.#nextDial = performance.now() +
-      Math.min(2 ** this.#goodbyes, MAX_DIAL_DELAY);
   }
 
   // Settling.
@@ -1369,45 +1315,6 @@ export class Client implements AsyncDisposable {
       }
     }
   }
-
-  // Observing.
-
-  #observe(request: PendingRequest, hooks: ClientHooks): void {
-    const requestBytes = request.payload.length;
-    if (hooks.send !== undefined) this.#tell(() => hooks.send?.(requestBytes));
-    if (hooks.settle === undefined) return;
-    const start = performance.now();
-    const inContext = captureContext();
-    request.observer = (responseBytes, failure) => {
-      const duration = performance.now() - start;
-      const summary = { duration, requestBytes, responseBytes, ...failure };
-      this.#tell(() => inContext(() => hooks.settle?.(summary)));
-    };
-  }
-
-  #tell(hook: () => unknown): void {
-    callDetached(hook, (error) => this.#report(error));
-  }
-
-  #report(error: unknown): void {
-    // Nobody is left to be told that the one who is told has failed.
-    callDetached(() => this.#onError?.(error), ignore);
-  }
-}
-
-/** Lets time pass, unless the signal aborts. */
-function pause(delay: number, signal: AbortSignal): Promise<void> {
-  return new Promise<void>((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", abort);
-      resolve();
-    }, delay);
-    signal.addEventListener("abort", abort, { once: true });
-  });
 }
 
 /** The shorter of two delays of which 0 is for ever. */

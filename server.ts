@@ -61,11 +61,11 @@ import { listen, type Listener, prepare } from "./_listen.ts";
 import {
   booleanOption,
   checkFunction,
+  checkHooks,
   checkObject,
   durationOption,
   functionOption,
   integerOption,
-  objectOption,
   show,
   signalOption,
 } from "./_options.ts";
@@ -76,6 +76,7 @@ import { noResponseError } from "./_server_result.ts";
 import type { ConnectionSettings } from "./_server_settings.ts";
 import { onAbort } from "./_server_signals.ts";
 import { startTimer } from "./_timers.ts";
+import { closeTransport } from "./_transports.ts";
 import {
   type CorrelationOptions,
   FrameEncoder,
@@ -719,7 +720,12 @@ function connectionSettings<State>(
   const { onError, hooks, handshake } = options as ConnectionOptions;
   functionOption({ onError }, "onError");
   functionOption({ handshake }, "handshake");
-  objectOption({ hooks }, "hooks");
+  checkHooks(hooks, [
+    "connectionOpen",
+    "connectionClose",
+    "requestStart",
+    "requestEnd",
+  ]);
   const correlation = correlationOption(options);
   // Judge the layout now, not per connection; and both of its id fields.
   const { options: frame } = new FrameEncoder(options, correlation?.request);
@@ -979,7 +985,7 @@ class RunningServer implements Server {
 
   #admit(conn: Transport): void {
     if (this.#state === "closed") {
-      return callDetached(() => conn.close(), ignore);
+      return closeTransport(conn);
     }
     const connection = new ServerConnection(
       conn,

@@ -3,6 +3,8 @@
 
 import { createServer, type Socket } from "node:net";
 import process from "node:process";
+import { Duplex } from "node:stream";
+import { createSecureContext, TLSSocket } from "node:tls";
 import { connectNode } from "../_node_listen.ts";
 import { TlsClient, TlsServer, type TlsTransport } from "../_tls.ts";
 import type { Transport } from "../codec.ts";
@@ -14,8 +16,9 @@ const [ca, cert, key] = ["ca", "localhost", "localhost_key"].map((name) =>
 ) as [string, string, string];
 
 /** Carriers of TLS: Deno's own; `node:tls` over Deno's TCP, which the library
- * uses; and `node:tls` over `node:net`. */
-export type Carrier = "deno" | "over deno" | "over net";
+ * uses; `node:tls` over `node:net`; and the engine behind `node:tls`, driven
+ * without its streams. */
+export type Carrier = "deno" | "over deno" | "over net" | "engine";
 
 const HOST = "127.0.0.1";
 const RUN_UP = 100;
@@ -41,6 +44,15 @@ await answer({
       const address = { hostname: HOST, port: 0, tcpBacklog: 511 };
       const listener = Deno.listenTls({ ...address, cert, key });
       accept(() => listener.accept());
+      return listener.addr.port;
+    }
+    if (carrier === "engine") {
+      const listener = Deno.listen({
+        hostname: HOST,
+        port: 0,
+        tcpBacklog: 511,
+      });
+      acceptByEngine(listener);
       return listener.addr.port;
     }
     const tls = new TlsServer({
@@ -187,5 +199,65 @@ function client(): TlsClient {
 async function writeAll(conn: Transport, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) {
     at += await conn.write(at === 0 ? bytes : bytes.subarray(at));
+  }
+}
+
+async function acceptByEngine(listener: Deno.TcpListener): Promise<void> {
+  for (;;) {
+    const conn = await listener.accept();
+    conn.setNoDelay();
+    echoByEngine(conn).catch(() => {}).finally(() => conn[Symbol.dispose]());
+  }
+}
+
+/** The handle of a TLS socket in Deno 2.9, as far as it is used here. It is not
+ * documented, so that no library should use it. */
+interface Engine {
+  readBuffer(bytes: Uint8Array): void;
+  writeBuffer(request: object, bytes: Uint8Array): void;
+  drainEncOut(): Uint8Array;
+  readStart(): void;
+  onread: (bytes?: ArrayBuffer) => void;
+}
+
+async function echoByEngine(conn: Deno.TcpConn): Promise<void> {
+  const below = new Duplex({ read() {}, write: (_, __, done) => done() });
+  const socket = new TLSSocket(below as Socket, {
+    isServer: true,
+    secureContext: createSecureContext({ cert, key }),
+  });
+  socket.on("error", () => {});
+  let secure = false;
+  socket.once("secure", () => secure = true);
+  const { _handle: engine } = socket as unknown as { _handle: Engine };
+  const { writeBuffer } = Object.getPrototypeOf(engine) as Engine;
+  const room = new Uint8Array(CHUNK);
+  const flush = async () => {
+    const bytes = engine.drainEncOut();
+    if (bytes.length > 0) await writeAll(conn, bytes);
+    return bytes.length;
+  };
+  // It starts in the next turn.
+  await sleep(0);
+  while (!secure) {
+    const n = await conn.read(room);
+    if (n === null) return;
+    engine.readBuffer(room.subarray(0, n));
+    await flush();
+  }
+  const plain: Uint8Array[] = [];
+  for (let chunk; (chunk = socket.read()) !== null;) plain.push(chunk);
+  engine.onread = (bytes) => {
+    if (bytes !== undefined) plain.push(new Uint8Array(bytes));
+  };
+  engine.readStart();
+  for (;;) {
+    for (let chunk; (chunk = plain.shift()) !== undefined;) {
+      writeBuffer.call(engine, {}, chunk);
+      while (await flush() > CHUNK / 2) engine.readBuffer(new Uint8Array(0));
+    }
+    const n = await conn.read(room);
+    if (n === null) return;
+    engine.readBuffer(room.subarray(0, n));
   }
 }

@@ -78,6 +78,7 @@ Deno.test("IdTable keeps old ids apart from those that take their places", () =>
     assertEquals(table.size, old.size);
     for (const id of old) assertEquals(table.get(id), id);
   }
+  assertEquals(table.values().toSorted((a, b) => a - b), [...old]);
   for (const id of old) {
     table.release(id);
     assertEquals(table.get(id), undefined);

@@ -16,6 +16,7 @@ import {
   type PoolCloseReason,
   PoolTimeoutError,
 } from "../pool.ts";
+import { holdPlace } from "../_pool_held_places.ts";
 import {
   countListeners,
   never,
@@ -465,4 +466,36 @@ Deno.test("Pool stays whole when callbacks give back in the middle of a drain", 
   assertEquals(closed.state, "resolved");
   assertEquals(new Set(rig.closed).size, 3);
   assertEquals(rig.closed.length, 3);
+});
+
+Deno.test("Pool.close() leaves no timer but the one of its drain", async () => {
+  using rig = new Rig({ idleTimeout: 1000, maxCap: 2 });
+  const [a, b] = await rig.take(2);
+  rig.pool.put(a!);
+  assertEquals(rig.clock.timers, 1);
+  rig.pool.close();
+  assertEquals([rig.clock.timers, rig.clock.held], [1, 1]);
+  rig.pool.put(b!);
+  assertEquals(rig.clock.timers, 0);
+});
+
+Deno.test("Pool.close() does not wait for a place that a failed call still keeps", async () => {
+  const until = Promise.withResolvers<void>();
+  using rig = new Rig({
+    maxCap: 1,
+    factory: () =>
+      Promise.reject(holdPlace(new Error("given up"), until.promise)),
+  });
+  await assertRejects(() => rig.pool.get(), Error, "given up");
+  // Its place is not free yet.
+  const next = watch(rig.pool.get());
+  await settle();
+  assertEquals(next.state, "pending");
+  assertEquals(rig.now, "open 1 idle 0 inUse 0 opening 0 waiting 1");
+  const closed = watch(rig.pool.close());
+  await settle();
+  assertEquals([next.state, closed.state], ["rejected", "resolved"]);
+  until.resolve();
+  await settle();
+  assertEquals(rig.stats().open, 0);
 });

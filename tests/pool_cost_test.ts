@@ -10,7 +10,7 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import { Pool } from "../pool.ts";
-import { Rig } from "./pool_support.ts";
+import { Rig, states, watch } from "./pool_support.ts";
 import { settle } from "./time_support.ts";
 
 /** The least of several times, in milliseconds: what disturbs only adds. */
@@ -178,4 +178,22 @@ Deno.test("Pool that is not hot lends nothing stale after a suspension", async (
   rig.clock.freeze(1e6);
   assertStrictEquals(rig.pool.tryGet(), undefined);
   assertEquals(rig.closed, [a!]);
+});
+
+Deno.test("Pool that was blocked while hot times nobody out too early", async () => {
+  using rig = new Rig({ idleTimeout: 10_000, maxCap: 1 });
+  for (const resource of await rig.take(1)) rig.pool.put(resource);
+  for (let i = 0; i < 400; i++) rig.pool.put(rig.pool.tryGet()!);
+  rig.pool.tryGet();
+  // The clock is shared, and three seconds behind.
+  rig.clock.freeze(3000);
+  const gets = [1000, 2500, 2500, 2500, 3500].map((timeout) =>
+    watch(rig.pool.get({ timeout }))
+  );
+  await rig.clock.tick(1001);
+  assertEquals(states(gets), "j....");
+  await rig.clock.tick(1498);
+  assertEquals(states(gets), "j....");
+  await rig.clock.tick(2);
+  assertEquals(states(gets), "jjjj.");
 });

@@ -287,15 +287,15 @@ Deno.test("Pool closes an old resource at its put when minIdle does not miss it"
 });
 
 Deno.test("Pool opens no replacement for what minIdle would not miss", async () => {
-  using rig = slowlyOpening({ minIdle: 1, maxCap: 4, maxLifetime: 1000 }, 10);
+  using rig = slowlyOpening({ minIdle: 1, maxCap: 6, maxLifetime: 1000 }, 10);
   const taken = watch(rig.take(4));
   await rig.clock.tick(100);
   for (const resource of taken.value!) rig.pool.put(resource);
+  const before = rig.pool.stats().openedCount;
   await rig.clock.tick(1200);
-  assertEquals(rig.closed.length, 4);
-  // One is, of the four.
+  // The last of them is replaced, and no other.
+  assertEquals(rig.pool.stats().openedCount, before + 1);
   assertEquals(rig.now, "open 1 idle 1 inUse 0 opening 0 waiting 0");
-  assertEquals(rig.pool.stats().openedCount, 5);
 });
 
 Deno.test("Pool replaces an old resource afterwards where maxCap leaves no room before", async () => {
@@ -347,4 +347,37 @@ Deno.test("Pool lends an old resource no longer when the factory fails to replac
   down = false;
   await rig.clock.tick(1000);
   assertEquals(rig.stats().idle, 1);
+});
+
+Deno.test("Pool without room closes what is old before maxLifetime, so that not all end at once", async () => {
+  using rig = slowlyOpening({ minIdle: 2, maxCap: 2, maxLifetime: 1000 }, 10);
+  await rig.clock.tick(10);
+  await rig.clock.tick(960);
+  // The other could be lent meanwhile.
+  assertEquals(rig.pool.stats().maxLifetimeClosed, 2);
+  assertEquals(rig.pool.stats().openedCount, 4);
+  // Nor is it handed over to who waits, who gets a fresh one in its place.
+  const taken = watch(rig.take(2));
+  await rig.clock.tick(960);
+  const next = watch(rig.pool.get());
+  rig.pool.put(taken.value![0]!);
+  await rig.clock.tick(10);
+  assertEquals(next.value?.id, 5);
+});
+
+Deno.test("Pool replaces in time what is old, however seldom its reaper looks", async () => {
+  using rig = slowlyOpening({
+    minIdle: 1,
+    maxCap: 2,
+    maxLifetime: 1000,
+    reapInterval: 1e6,
+  }, 10);
+  await rig.clock.tick(10);
+  for (let i = 0; i < 500; i++) {
+    await rig.clock.tick(10);
+    const resource = rig.pool.tryGet();
+    assert(resource !== undefined, `empty at ${rig.clock.now}`);
+    rig.pool.put(resource);
+  }
+  assertGreaterOrEqual(rig.pool.stats().maxLifetimeClosed, 4);
 });

@@ -138,6 +138,43 @@ Deno.test("A ping that hangs for a caller who has left holds up nobody while ano
   assertStrictEquals(third.value, a);
 });
 
+Deno.test("A caller whose ping hangs is offered what else is idle, after a tenth of a second", async () => {
+  using rig = new Rig({
+    ping: ({ id }) => id === 1 || never(),
+    maxCap: 3,
+  });
+  const taken = await rig.take(3);
+  for (const resource of taken) rig.pool.put(resource);
+  const get = watch(rig.pool.get());
+  await settle();
+  assertEquals(rig.pinged.map(({ id }) => id), [3]);
+  await rig.clock.tick(100);
+  assertEquals(rig.pinged.map(({ id }) => id), [3, 2]);
+  assertEquals(get.state, "pending");
+  await rig.clock.tick(100);
+  assertStrictEquals(get.value, taken[0]);
+  // Only the limits of the two pings are left.
+  assertEquals(rig.clock.timers, 2);
+  await rig.pool.close({ signal: AbortSignal.abort() }).catch(() => {});
+  assertEquals(rig.clock.timers, 0);
+});
+
+Deno.test("A factory that hangs for a caller who has left holds up nobody while another is idle", async () => {
+  using rig = new Rig({ ping: () => true, maxCap: 2 }, true);
+  const first = rig.pool.get();
+  const a = await rig.deliver(0);
+  await first;
+  const gone = watch(rig.pool.get({ timeout: 10 }));
+  await rig.clock.tick(10);
+  assertEquals(gone.state, "rejected");
+  rig.pool.put(a);
+  // It is due for a ping, and a call of the factory is under way.
+  assertEquals(rig.now, "open 2 idle 1 inUse 0 opening 1 waiting 0");
+  const next = watch(rig.pool.get());
+  await settle();
+  assertStrictEquals(next.value, a);
+});
+
 Deno.test("Pool's pings may take 5 s by default", async () => {
   using rig = new Rig({ ping: never });
   const [a] = await rig.take(1);
