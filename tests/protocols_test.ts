@@ -15,6 +15,7 @@ import {
   transportPair,
 } from "../mod.ts";
 import { pattern } from "./bytes_support.ts";
+import { startBlock } from "./docs_support.ts";
 import {
   protocol,
   type ProtocolName,
@@ -238,15 +239,38 @@ function sections(): Map<string, string> {
   }));
 }
 
+/** The options of a section, written so that they compile when they are used. */
+const LITERAL = /^const options = (\{$[^]*?^\}) as const;$/m;
+
 Deno.test("PROTOCOLS.md gives for each protocol the options that are tested", () => {
   const found = sections();
   for (const name of names) {
     const section = found.get(name);
     assert(section !== undefined, `${name} is missing`);
-    const literal = /^const options = (\{$[^]*?^\});$/m.exec(section)?.[1];
+    const literal = LITERAL.exec(section)?.[1];
     assert(literal !== undefined, `${name} has no options`);
     assertEquals(new Function(`return (${literal})`)(), options[name], name);
   }
+});
+
+Deno.test("PROTOCOLS.md gives options that compile where they are used, as they stand there", async () => {
+  const uses = names.map((name) =>
+    `{
+      ${LITERAL.exec(sections().get(name)!)![0]}
+      await using server = serve(options, (payload) => payload);
+      await using client = new Client({ ...options, port: server.addr.port });
+      used += client.stats().requests + 1;
+    }`
+  );
+  await using program = startBlock(
+    `// deno run --check --allow-net=127.0.0.1 x.ts
+    import { Client, serve } from "@wirepool/net";
+    let used = 0;
+    ${uses.join("\n")}
+    console.log(used);
+  `,
+  );
+  assertEquals(await program.succeeds(), `${names.length}\n`);
 });
 
 Deno.test("PROTOCOLS.md names a proof for each protocol, and its handshake and ids", () => {
