@@ -159,8 +159,9 @@ export interface ClientOptions extends FrameOptions {
   /**
    * A payload that means "nothing you sent behind what I have answered was
    * handled, and nothing will be", on wires that have agreed on one. What is
-   * unanswered then is sent again on another connection, idempotent or not. With
-   * inserted ids it is built in, and the option is refused.
+   * unanswered then is sent again on another connection, idempotent or not;
+   * notifications are not. With inserted ids it is built in, and the option is
+   * refused.
    */
   goaway?: Uint8Array;
   /**
@@ -200,7 +201,9 @@ export interface ClientOptions extends FrameOptions {
   /**
    * Told of frames that answer nothing, in the order in which they come, also on
    * idle connections; only with `correlation`. Its promise is not awaited, and
-   * its failure goes to `onError`.
+   * its failure goes to `onError`: without that, nothing tells of it.
+   *
+   * @default {undefined} A frame that answers nothing ends its connection.
    */
   onPush?: (payload: Uint8Array<ArrayBuffer>) => unknown;
   /**
@@ -211,13 +214,15 @@ export interface ClientOptions extends FrameOptions {
   initialCap?: number;
   /**
    * Connections kept open and idle: opened at the start, and whenever fewer are
-   * left.
+   * left. After a dial that fails, the next for it waits: for 100 ms, doubling to
+   * 30 s. A request never waits for that pause.
    *
    * @default {0}
    */
   minIdle?: number;
   /**
-   * Most connections open at once.
+   * Most connections open at once. Notifications that are not awaited one by one
+   * keep their order on one connection only.
    *
    * @default {10, with correlation 1}
    */
@@ -272,8 +277,8 @@ export interface ClientOptions extends FrameOptions {
    */
   requestTimeout?: number;
   /**
-   * Most requests in flight on one connection, at least 1, and with `correlation`
-   * at most as many as there are ids. Requests share a connection only when all
+   * Most requests in flight on one connection, at least 1. With `correlation`,
+   * more than there are ids counts as so many. Requests share a connection only when all
    * `maxCap` are busy.
    *
    * @default {1, with correlation 128}
@@ -298,7 +303,12 @@ export interface ClientOptions extends FrameOptions {
    * @default {true}
    */
   keepAlive?: boolean;
-  /** Told of failures that no caller awaits, such as a dial for `minIdle`. */
+  /**
+   * Told of failures that no caller awaits: of `onPush`, of hooks, of dials for
+   * `minIdle` and `initialCap`. Set it while you develop.
+   *
+   * @default {undefined} Nothing is printed.
+   */
   onError?: (error: unknown) => void;
   /** Observers; they cost nothing where they are not set. */
   hooks?: ClientHooks;
@@ -767,8 +777,9 @@ export class Client implements AsyncDisposable {
    *
    * It goes out in order with what else is sent on its connection, and is never
    * sent again once it was handed over whole. That the transport has taken it
-   * does not say that the server has read it: where that matters, have the server
-   * answer.
+   * does not say that the server has read it. A server that shuts down or goes
+   * loses what it has not read, and a goaway does not bring it back. Where that
+   * matters, have the server answer, or count what arrives.
    *
    * @param payload The request; it must not change before the promise has
    * settled. With `correlation`, the id that it carries stays as it is.
@@ -824,7 +835,8 @@ export class Client implements AsyncDisposable {
    * Closes the client: new requests are refused; those in flight, in line or
    * sent, get their responses or meet their timeouts; then every connection is
    * closed. One that carried notifications which the server may not have read
-   * yet is half-closed first, and read to the server's end, for 10 s at most.
+   * yet is half-closed first, and read to the server's end, for 10 s at most. If
+   * the server needs longer for them, the rest is lost, and nothing tells of it.
    *
    * @param options `signal`: when it aborts, what is in flight is rejected
    * with {@linkcode ClientClosedError} and everything is closed at once.

@@ -176,11 +176,16 @@ export interface HandlerContext<State = unknown> {
    * it written, to whoever is left to read it. */
   readonly signal: AbortSignal;
   /** What {@linkcode ConnectionOptions.handshake} has returned: what belongs to
-   * the connection goes here. `undefined` without a handshake. */
+   * the connection goes here. `undefined` without a handshake, and until it has
+   * ended: in {@linkcode ServerHooks.connectionOpen}, and in
+   * {@linkcode ServerHooks.connectionClose} of a connection that was refused. */
   readonly state: State;
   /**
    * Writes a frame that answers nothing, such as an event that the peer has
    * subscribed to. With {@linkcode ConnectionOptions.correlation} only.
+   *
+   * Before {@linkcode ConnectionOptions.handshake} has ended it waits for that,
+   * and leaves behind what the handshake has written.
    *
    * Where ids are inserted, its id is 0; elsewhere the payload carries one of
    * its own, 0 or with the high bit set. The payload belongs to the server and
@@ -189,7 +194,8 @@ export interface HandlerContext<State = unknown> {
    * @returns Once the transport has taken it, so that awaiting it is
    * back-pressure. It rejects once the connection ends, and at once while 256
    * KiB of pushes are not written yet. A rejection that nobody handles is not
-   * reported.
+   * reported. Where one event goes to many, do not await: a subscriber that does
+   * not read would hold up the others for `writeTimeout`.
    */
   push(payload: Uint8Array): Promise<void>;
   /** Ends the connection gracefully: it takes no more requests, and what was
@@ -258,7 +264,12 @@ export interface ConnectionOptions<State = unknown> extends FrameOptions {
    * Runs on each new connection before its first request, for greetings,
    * versions and authentication. It reads and writes frames without ids. What it
    * returns is {@linkcode HandlerContext.state}; what it throws refuses the
-   * connection, which ends once what was written has left.
+   * connection, which ends once what was written has left. What it throws goes to
+   * `onError` and is printed nowhere else, since a peer can provoke it: set
+   * `onError` while you write a handshake.
+   *
+   * Write it before `onError` and `hooks`: TypeScript infers `State` from left to
+   * right. Or say it: `serve<Session>(…)`.
    *
    * @default {undefined} The first frame is a request.
    */
@@ -309,7 +320,8 @@ export interface ConnectionOptions<State = unknown> extends FrameOptions {
    * For a handler's error it may return bytes (or a promise of them): they
    * are the response, and the connection lives. Otherwise the connection is
    * closed after the responses before it; with inserted ids the failure is told
-   * to its request alone.
+   * to its request alone. Where strangers can connect, do not write a line
+   * for each call: count.
    *
    * @default {undefined} Failures of handlers and hooks are printed with
    * `console.error`; what a peer can provoke is counted, and never printed.
@@ -327,7 +339,7 @@ export interface ConnectionOptions<State = unknown> extends FrameOptions {
  * and changes nothing. */
 export interface ServerHooks<State = unknown> {
   /** A connection has come; its handshake, which makes `context.state`, is yet
-   * to come. Told once for each connection. */
+   * to come: the state is `undefined` still. Told once for each connection. */
   connectionOpen?(context: HandlerContext<State>): void;
   /** A connection has ended. Told once for each that `connectionOpen` was told
    * of, whatever happens. */
@@ -437,7 +449,9 @@ export interface ServeOptions<
   /** Protocols offered in the TLS handshake. */
   alpnProtocols?: string[];
   /**
-   * Lets several processes share the port. Needs `--unstable-net`.
+   * Lets several processes share the port. Needs `--unstable-net`. The kernel
+   * resets connections that wait at a listener that closes: their clients'
+   * `send` rejects with `ConnectError`, and it is safe to send again.
    *
    * @default {false}
    */
@@ -530,7 +544,8 @@ export interface Server<Addr extends TransportAddress = TransportAddress>
    * accepting; lets handshakes finish, requests already received too, and their
    * responses leave; and forces what is left after `shutdownTimeout`. Received
    * is what was read: a connection whose handlers are busy reads ahead no more
-   * than 64 KiB.
+   * than 64 KiB. A client's `notify` that was not read then is lost, with a goaway
+   * too: only its `send` is sent again.
    *
    * Every connection is half-closed, behind the goaway where there is one, and
    * read until the peer ends its side: up to `shutdownTimeout` behind a goaway,
@@ -581,15 +596,17 @@ export interface Server<Addr extends TransportAddress = TransportAddress>
  * its range.
  * @throws What `Deno.listen` throws, such as `Deno.errors.AddrInUse`.
  *
- * @example Drain on a signal
+ * @example Answer every frame
  * ```ts
  * import { serve } from "@wirepool/net/server";
+ * import { Client } from "@wirepool/net/client";
  * import { assertEquals } from "@std/assert";
  *
- * const server = serve({ onListen() {} }, (payload) => payload);
- * // Deno.addSignalListener("SIGTERM", () => server.shutdown());
- * await server.shutdown();
- * assertEquals(server.stats().connections, 0);
+ * await using server = serve({}, (payload) => payload.toReversed());
+ *
+ * await using client = new Client({ port: server.addr.port });
+ * const answer = await client.send(new Uint8Array([1, 2, 3]));
+ * assertEquals(answer, new Uint8Array([3, 2, 1]));
  * ```
  *
  * @example Know who asks
@@ -618,6 +635,17 @@ export interface Server<Addr extends TransportAddress = TransportAddress>
  *   },
  * });
  * assertEquals(text(await client.send(bytes("Who am I?"))), "You are ann");
+ * ```
+ *
+ * @example Drain on a signal
+ * ```ts
+ * import { serve } from "@wirepool/net/server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const server = serve({ onListen() {} }, (payload) => payload);
+ * // Deno.addSignalListener("SIGTERM", () => server.shutdown());
+ * await server.shutdown();
+ * assertEquals(server.stats().connections, 0);
  * ```
  */
 export function serve<State = undefined>(
