@@ -144,6 +144,7 @@ export class Budget {
   readonly #forKnown: number;
   readonly #forRegulars: number;
   readonly #forTurns: number;
+  readonly #forTurnsOut: number;
   /** Bytes a millisecond that whoever holds memory must move. */
   readonly #rate: number;
   readonly #sweeper: Sweeper;
@@ -152,8 +153,9 @@ export class Budget {
   /** Bytes held outside turns: of frames that come in, and of responses. */
   #frames = 0;
   #responses = 0;
-  /** Bytes set aside for turns. */
+  /** Bytes set aside for turns, and for those of responses. */
   #turns = 0;
+  #turnsOut = 0;
   /** Shares that hold anything. */
   readonly #holders = new Set<Share>();
   /** Buffers that responses refer to. One that many responses share is held
@@ -171,8 +173,11 @@ export class Budget {
   readonly #freshToBegin: Line;
   readonly #lines: readonly Line[];
   #tickets = 0;
-  /** Turns given, and strangers let in: who is next goes by their number. */
-  #turnsGiven = 0;
+  /** Turns given in each direction, and strangers let in: who is next goes by
+   * their number. */
+  readonly #turnsGiven = { in: 0, out: 0 };
+  /** The direction that is asked first. */
+  #nextTurn: "in" | "out" = "in";
   #letIn = 0;
   /** Who asks just now, and is told by what is returned. */
   #asking: Share | undefined;
@@ -183,6 +188,7 @@ export class Budget {
   constructor({ maxBuffered, maxFrameLength, readTimeout }: BudgetLimits) {
     this.maxFrameLength = maxFrameLength;
     this.#forTurns = Math.max(maxFrameLength, Math.floor(maxBuffered / 4));
+    this.#forTurnsOut = Math.max(maxFrameLength, this.#forTurns / 4);
     this.#forRegulars = maxBuffered - this.#forTurns;
     this.#forKnown = Math.floor(3 * this.#forRegulars / 4);
     this.#forStrangers = Math.floor(this.#forRegulars / 2);
@@ -275,8 +281,9 @@ export class Budget {
     if (share.turn > 0 || share.held > 0) return true;
     if (request.turn > 0) {
       // It is still its turn.
-      share.turn = request.turn;
-      request.turn = 0;
+      const { turn } = request;
+      this.#setTurn(request, 0);
+      this.#setTurn(share, turn);
       this.#frames += counted(request);
       this.#holders.add(share);
       return true;
@@ -326,8 +333,7 @@ export class Budget {
   endTurn(share: Share): void {
     if (share.turn === 0) return;
     const before = counted(share);
-    this.#turns -= share.turn;
-    share.turn = 0;
+    this.#setTurn(share, 0);
     this.#changed(share, before);
     this.#serve();
   }
@@ -365,8 +371,8 @@ export class Budget {
     share.line?.remove(share);
     share.whole = 0;
     const before = counted(share);
-    this.#turns -= share.turn;
-    share.turn = share.held = 0;
+    this.#setTurn(share, 0);
+    share.held = 0;
     this.#changed(share, before);
     this.#serve();
   }
@@ -445,7 +451,10 @@ export class Budget {
     while (this.waiting > 0) {
       const share = this.#nextInCommon();
       if (share !== null) this.#admit(share, 0);
-      else if (!this.#giveTurn()) break;
+      else if (
+        !this.#giveTurn(this.#nextTurn) &&
+        !this.#giveTurn(other(this.#nextTurn))
+      ) break;
     }
     if (this.waiting === 0 && this.#holders.size === 0) this.#rest();
   }
@@ -475,34 +484,45 @@ export class Budget {
       this.#common + share.need <= this.#forRegulars;
   }
 
-  #giveTurn(): boolean {
-    const oldest = this.#lines.map(({ first }) => first).reduce(older);
-    const newest = this.#lines.map(({ last }) => last).reduce(newer);
-    const choice = this.#turnsGiven % OLDEST_EVERY;
-    const other = choice === 0
+  #giveTurn(direction: "in" | "out"): boolean {
+    const lines = this.#lines.filter((line) => line.direction === direction);
+    const oldest = lines.map(({ first }) => first).reduce(older);
+    const newest = lines.map(({ last }) => last).reduce(newer);
+    const choice = this.#turnsGiven[direction] % OLDEST_EVERY;
+    const begun = direction === "in" ? this.#begun.first : null;
+    const preferred = choice === 0
       ? null
       : choice === 1
-      ? this.#begun.first ?? newest
+      ? begun ?? newest
       : newest;
     // Who has waited longest is not passed for being large: the room that it
     // needs is kept until there is enough.
-    const share = this.#hasTurn(other) ? other : oldest;
+    const share = this.#hasTurn(preferred) ? preferred : oldest;
     if (!this.#hasTurn(share)) return false;
-    this.#turnsGiven++;
+    this.#turnsGiven[direction]++;
+    this.#nextTurn = other(direction);
     this.#admit(share!, Math.min(share!.whole, this.#forTurns));
     return true;
   }
 
   #hasTurn(share: Share | null): boolean {
-    return share !== null &&
-      this.#turns + Math.min(share.whole, this.#forTurns) <= this.#forTurns;
+    if (share === null) return false;
+    const bytes = Math.min(share.whole, this.#forTurns);
+    return this.#turns + bytes <= this.#forTurns &&
+      (share.direction === "in" ||
+        this.#turnsOut + bytes <= this.#forTurnsOut);
+  }
+
+  #setTurn(share: Share, bytes: number): void {
+    this.#turns += bytes - share.turn;
+    if (share.direction === "out") this.#turnsOut += bytes - share.turn;
+    share.turn = bytes;
   }
 
   #admit(share: Share, turn: number): void {
     share.line!.remove(share);
     const before = counted(share);
-    share.turn = turn;
-    this.#turns += turn;
+    this.#setTurn(share, turn);
     share.held = share.wanted;
     share.fresh = true;
     this.#changed(share, before);
@@ -569,6 +589,10 @@ class Line {
 /** What a share takes of the common part. */
 function counted(share: Share): number {
   return Math.max(0, share.held - share.turn);
+}
+
+function other(direction: "in" | "out"): "in" | "out" {
+  return direction === "in" ? "out" : "in";
 }
 
 function older(a: Share | null, b: Share | null): Share | null {

@@ -24,7 +24,7 @@ import { type OpeningNotes, Openings } from "./_pool_openings.ts";
 import { Patrol } from "./_pool_patrol.ts";
 import { Reaper } from "./_pool_reaper.ts";
 import { type Observers, type Operation, Reports } from "./_pool_reports.ts";
-import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
+import { isBounded, startTimer, type Timer } from "./_timers.ts";
 
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
@@ -33,10 +33,6 @@ const LEAST_LEAD = 0.05;
 /** How close together the reaper looks for what needs a replacement, as a part of
  * `maxLifetime` or of its interval. */
 const CLOSEST_LOOKS = 0.01;
-
-/** Milliseconds after which who waits for a ping is offered what else is idle. Most
- * pings take less; one that hangs must not hold up a caller. */
-const PATIENCE = 100;
 
 /** The options, checked and completed. */
 export interface CoreSettings<T> extends CheckSettings<T> {
@@ -190,9 +186,6 @@ export class PoolCore<T> {
   #drainTimer: Timer | undefined;
   /** What was closed in its borrower's hands, by its borrow, until it is put. */
   readonly #drained = new Map<T, number>();
-
-  /** Runs while somebody is in line although something is idle. */
-  #impatience: Timer | undefined;
 
   readonly #clock: Clock;
   readonly #leaks: LeakDetector;
@@ -457,7 +450,6 @@ export class PoolCore<T> {
       waiter.ticket === ticket && this.#offerIdle()
     );
     this.#serve();
-    if (this.#idle.size > 0) this.#watchPatience();
     const waiting = this.#unsupplied();
     // Has it left already, served or turned away by a callback?
     if (waiter.ticket !== ticket || waiting === 0) return promise;
@@ -474,31 +466,11 @@ export class PoolCore<T> {
     return promise;
   }
 
-  /** Sees to it that who waits for a ping that hangs gets what else is idle. */
-  #watchPatience(): void {
-    if (this.#impatience !== undefined) return;
-    if (this.#line.size === 0 || this.#idle.size === 0) return;
-    this.#impatience = startTimer(() => {
-      this.#impatience = undefined;
-      if (this.#line.size > 0 && this.#offerIdle()) this.#serve();
-      this.#watchPatience();
-    }, PATIENCE);
-    unrefTimer(this.#impatience);
-  }
-
-  /** Takes somebody out of the line. */
-  #leaveLine(waiter: Waiter<T>): void {
-    this.#line.remove(waiter);
-    if (this.#impatience === undefined || this.#line.size > 0) return;
-    clearTimeout(this.#impatience);
-    this.#impatience = undefined;
-  }
-
   /** The way out of the line with a resource. Calls back. */
   #handOver(entry: Entry<T>, waiter: Waiter<T>): void {
     const { resolve, counts, since } = waiter;
     this.#lend(entry, waiter.origin);
-    this.#leaveLine(waiter);
+    this.#line.remove(waiter);
     resolve(entry.value);
     if (!counts && !this.#noting) return;
     const end = this.#timed ? this.#now : this.#clock.atLeast();
@@ -510,7 +482,7 @@ export class PoolCore<T> {
   /** The way out of the line with an error. Calls back. */
   #turnAway(waiter: Waiter<T>, error: unknown): void {
     const { reject, counts, since } = waiter;
-    this.#leaveLine(waiter);
+    this.#line.remove(waiter);
     reject(error);
     if (counts) this.#countWait(Math.max(0, this.#clock.atLeast() - since));
   }
@@ -799,15 +771,21 @@ export class PoolCore<T> {
     // Each failure costs something, so that none can spin: a waiter who has nothing
     // else on its way, or else time.
     const first = this.#unsupplied() > 0 ? this.#line.first() : undefined;
-    // Who came after a call for nobody had begun gets one of its own: what it asks
-    // for may be there by now.
-    const waiter = first !== undefined && first.ticket <= concerns
-      ? first
-      : undefined;
+    const ticket = first?.ticket ?? 0;
+    const waiter = ticket <= concerns ? first : undefined;
     if (this.#leastIdle > 0) this.#backoff.failed();
     if (waiter !== undefined) this.#turnAway(waiter, error);
     this.#placeFreed();
     if (waiter !== undefined) return;
+    // Who came after a call for nobody had begun gets one of its own, since what it
+    // asks for may be there by now; or waits for that, where there is room in line.
+    if (
+      first !== undefined && first.ticket === ticket &&
+      this.#unsupplied() > this.#settings.maxWaiting
+    ) {
+      this.#turnAway(first, error);
+      return;
+    }
     if (initial && this.#opener !== undefined) this.#opener.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#reports.failed(error, "factory");

@@ -184,7 +184,7 @@ export interface PoolOptions<T> {
   factoryTimeout?: number;
   /**
    * Milliseconds one ping may take before its resource counts as dead; 0 for
-   * ever. Whoever waits for it is offered what else is idle after 100 ms.
+   * ever.
    *
    * @default {5000}
    */

@@ -50,6 +50,7 @@ const COMMANDS: Record<string, Command> = {
   closeClient: () => void client?.close({ signal: AbortSignal.abort() }),
   counts: () => ({
     sockets: sockets(),
+    accepted: server?.stats().totalConnections,
     connections: server?.stats().connections,
     open: client?.stats().pool.open,
     failures,

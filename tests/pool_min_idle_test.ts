@@ -6,6 +6,7 @@ import {
   assertRejects,
   assertStrictEquals,
 } from "@std/assert";
+import { holdPlace } from "../_pool_held_places.ts";
 import { Pool } from "../pool.ts";
 import { never, type Resource, Rig, watch } from "./pool_support.ts";
 import { FakeClock, settle } from "./time_support.ts";
@@ -275,4 +276,22 @@ Deno.test("Pool does not turn a caller away for a call that had begun for minIdl
   await settle();
   assertStrictEquals(late.error, boom);
   assertEquals(rig.calls.length, 4);
+});
+
+Deno.test("Pool turns a caller away for such a call where there is no room to wait for another", async () => {
+  const until = Promise.withResolvers<void>();
+  const error = holdPlace(new Error("given up"), until.promise);
+  const call = Promise.withResolvers<Resource>();
+  using rig = new Rig({
+    minIdle: 1,
+    maxCap: 1,
+    maxWaiting: 0,
+    factory: () => call.promise,
+  });
+  const get = watch(rig.pool.get());
+  call.reject(error);
+  await settle();
+  assertStrictEquals(get.error, error);
+  assertEquals(rig.errors, []);
+  assertEquals(rig.now, "open 1 idle 0 inUse 0 opening 0 waiting 0");
 });

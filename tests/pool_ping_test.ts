@@ -138,27 +138,6 @@ Deno.test("A ping that hangs for a caller who has left holds up nobody while ano
   assertStrictEquals(third.value, a);
 });
 
-Deno.test("A caller whose ping hangs is offered what else is idle, after a tenth of a second", async () => {
-  using rig = new Rig({
-    ping: ({ id }) => id === 1 || never(),
-    maxCap: 3,
-  });
-  const taken = await rig.take(3);
-  for (const resource of taken) rig.pool.put(resource);
-  const get = watch(rig.pool.get());
-  await settle();
-  assertEquals(rig.pinged.map(({ id }) => id), [3]);
-  await rig.clock.tick(100);
-  assertEquals(rig.pinged.map(({ id }) => id), [3, 2]);
-  assertEquals(get.state, "pending");
-  await rig.clock.tick(100);
-  assertStrictEquals(get.value, taken[0]);
-  // Only the limits of the two pings are left.
-  assertEquals(rig.clock.timers, 2);
-  await rig.pool.close({ signal: AbortSignal.abort() }).catch(() => {});
-  assertEquals(rig.clock.timers, 0);
-});
-
 Deno.test("A factory that hangs for a caller who has left holds up nobody while another is idle", async () => {
   using rig = new Rig({ ping: () => true, maxCap: 2 }, true);
   const first = rig.pool.get();
