@@ -195,7 +195,8 @@ export class ClientConnection {
 
   /** How long it had been idle before what is on it was sent. */
   idleBefore = 0;
-  /** {@linkcode Traffic.received} when something was last received on it. */
+  /** {@linkcode Traffic.received} when something was last received on it, or when
+   * it was made. */
   receivedAt: number;
   /** Set if it may be dead: it is looked at before it is lent. */
   doubt: Doubt | undefined;
@@ -242,8 +243,7 @@ export class ClientConnection {
     this.#matching = terms.matching();
     this.#decoder = new FrameDecoder(terms.frame, terms.responseId);
     this.#encoder = new FrameEncoder(terms.frame, terms.requestId);
-    // To be reached is as good as to be answered.
-    this.receivedAt = ++terms.traffic.received;
+    this.receivedAt = terms.traffic.received;
     // Requests keep the process alive, through the client's timer.
     callDetached(() => transport.unref?.(), ignore);
   }

@@ -73,6 +73,7 @@ import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
 import { type Dialled, Dialler, takesAllOrNothing } from "./_dial.ts";
 import { DialPace, pause } from "./_dial_pace.ts";
+import { namedError } from "./_errors.ts";
 import { goawayOption } from "./_goaway.ts";
 import {
   booleanOption,
@@ -1166,14 +1167,24 @@ export class Client implements AsyncDisposable {
     });
   }
 
-  /** Has idle connections looked at that have been as silent. */
+  /** Has idle connections looked at that have been as silent. Those that are being
+   * pinged have had their look: where nobody is to wait for another ping, their
+   * answers are not awaited either. */
   #castDoubt(doubt: Doubt, receivedBefore: number): void {
+    const silent: ClientConnection[] = [];
     for (const connection of this.#connections) {
-      const { lent, busy, receivedAt } = connection;
-      if (lent || busy || receivedAt > receivedBefore) continue;
-      connection.doubt = doubt;
-      this.#pool.recheck(connection);
+      const { lent, busy, pinging, receivedAt } = connection;
+      if (lent || receivedAt > receivedBefore) continue;
+      if (pinging && busy && doubt.look === "close" && doubt.leastIdle === 0) {
+        silent.push(connection);
+      } else if (!busy) {
+        connection.doubt = doubt;
+        this.#pool.recheck(connection);
+      }
     }
+    // Last: each of them may have its place filled at once.
+    const cause = namedError("TimedOut", "Another ping was not answered");
+    for (const connection of silent) connection.destroy(cause);
   }
 
   async #connect(signal: AbortSignal): Promise<Dialled> {
