@@ -341,31 +341,31 @@ export interface SendSummary {
 /** Options of {@linkcode Client.send}. */
 export interface SendOptions {
   /** Gives the request up when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
   /**
    * How long the request may take, in milliseconds; 0 is for ever.
    *
    * @default {requestTimeout}
    */
-  timeout?: number;
+  timeout?: number | undefined;
   /**
    * The request may be handled twice without harm.
    *
    * @default {idempotent}
    */
-  idempotent?: boolean;
+  idempotent?: boolean | undefined;
 }
 
 /** Options of {@linkcode Client.notify}. */
 export interface NotifyOptions {
   /** Gives the notification up when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
   /**
    * How long it may take, in milliseconds; 0 is for ever.
    *
    * @default {requestTimeout}
    */
-  timeout?: number;
+  timeout?: number | undefined;
 }
 
 /** A snapshot of a client's figures; totals are since it was made. Every request
@@ -831,7 +831,7 @@ export class Client implements AsyncDisposable {
    * with {@linkcode ClientClosedError} and everything is closed at once.
    * @returns Once everything is closed; a second call joins the first.
    */
-  close(options?: { signal?: AbortSignal }): Promise<void> {
+  close(options?: { signal?: AbortSignal | null | undefined }): Promise<void> {
     let signal: AbortSignal | undefined;
     try {
       if (options !== undefined) checkObject("Options", options);
