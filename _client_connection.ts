@@ -7,12 +7,13 @@
 // again.
 
 import { ConnectionCheck } from "./_client_check.ts";
+import { callDetached, ignore } from "./_callbacks.ts";
 import type { Announcement } from "./_client_correlated.ts";
 import type { Doubt, Silence } from "./_client_dead_peers.ts";
 import { type PendingRequest, RequestQueue } from "./_client_request.ts";
 import { namedError } from "./_errors.ts";
 import { countEmpty } from "./_progress.ts";
-import type { Timer } from "./_timers.ts";
+import { nextRealTurn, type Timer } from "./_timers.ts";
 import { closeTransport } from "./_transports.ts";
 import {
   FrameDecoder,
@@ -37,6 +38,9 @@ const MAX_COPIED = 16 * 1024;
  * closed, and the end of a connection on which a write has failed. Both come
  * at once; this is for a transport that errs. */
 const SETTLE_TIMEOUT = 1000;
+
+/** Reads in a row whose bytes are thrown away before others have a turn. */
+const READS_A_TURN = 64;
 
 /** How long a connection that carried notifications is read on for, after its
  * writing side was closed. */
@@ -191,7 +195,8 @@ export class ClientConnection {
 
   /** How long it had been idle before what is on it was sent. */
   idleBefore = 0;
-  /** {@linkcode Traffic.received} when something was last received on it. */
+  /** {@linkcode Traffic.received} when something was last received on it, or when
+   * it was made. */
   receivedAt: number;
   /** Set if it may be dead: it is looked at before it is lent. */
   doubt: Doubt | undefined;
@@ -238,10 +243,9 @@ export class ClientConnection {
     this.#matching = terms.matching();
     this.#decoder = new FrameDecoder(terms.frame, terms.responseId);
     this.#encoder = new FrameEncoder(terms.frame, terms.requestId);
-    // To be reached is as good as to be answered.
-    this.receivedAt = ++terms.traffic.received;
+    this.receivedAt = terms.traffic.received;
     // Requests keep the process alive, through the client's timer.
-    transport.unref?.();
+    callDetached(() => transport.unref?.(), ignore);
   }
 
   /** Begins to read and to write. Both loops keep the async context alive that
@@ -391,12 +395,16 @@ export class ClientConnection {
       if (this.#readBefore !== undefined) {
         await this.#takeOver(this.#readBefore);
       }
-      for (let empty = 0;;) {
+      for (let empty = 0, discarded = 0;;) {
         const n = await this.#transport.read(this.#decoder.space());
         waited = true;
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
-        if (this.#discarding) continue;
+        if (this.#discarding) {
+          // A transport whose reads never wait would let no timer end this.
+          if (++discarded % READS_A_TURN === 0) await nextRealTurn();
+          continue;
+        }
         this.#decoder.advance(n);
         this.#received();
       }
@@ -484,7 +492,7 @@ export class ClientConnection {
   #unasked(): void {
     const cause = namedError(
       "InvalidData",
-      "Server sent what was not asked for",
+      "Server sent what was not asked for, or a push where onPush is not set",
     );
     let notifications = 0;
     for (const _ of this.#notifications) notifications++;
@@ -648,7 +656,7 @@ export class ClientConnection {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.destroy(undefined), LINGER_TIMEOUT);
     // The process is to live on until it has arrived.
-    this.#transport.ref?.();
+    callDetached(() => this.#transport.ref?.(), ignore);
     try {
       await this.#transport.closeWrite?.();
     } catch (error) {

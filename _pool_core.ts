@@ -750,7 +750,9 @@ export class PoolCore<T> {
     this.#totals.openedCount++;
     this.#lastFailure = undefined;
     this.#backoff.reset();
+    const wasCurrent = generation === this.#generation;
     if (ofOpenings) this.#reports.opened(value, now - since);
+    if (wasCurrent) this.#chargeEviction(entry);
     if (this.#leastIdle > 0 && this.#reaper.running) {
       this.#reaper.start(now, entry.agesAt);
     }
@@ -789,6 +791,19 @@ export class PoolCore<T> {
     if (initial && this.#opener !== undefined) this.#opener.failed(error);
     // What fails after the close does as its signal told it.
     else if (this.#closed === undefined) this.#reports.failed(error, "factory");
+  }
+
+  /** Lets a waiter, or else time, pay for a resource that the hook which was told
+   * of its opening has evicted: another would be opened, and evicted, on and on. */
+  #chargeEviction(entry: Entry<T>): void {
+    if (entry.generation === this.#generation || this.#closed !== undefined) {
+      return;
+    }
+    if (this.#leastIdle > 0) this.#backoff.failed();
+    const waiter = this.#unsupplied() > 0 ? this.#line.first() : undefined;
+    if (waiter === undefined) return;
+    const message = "The resource was evicted as it was opened";
+    this.#turnAway(waiter, new Error(message));
   }
 
   /** Counts a place as being closed that a failed call still keeps. Who closes the

@@ -206,14 +206,16 @@ export class ConnectionMemory {
   room(decoder: FrameDecoder): Uint8Array<ArrayBuffer> | null {
     const { buffered, frameLength } = decoder;
     if (this.#kept === 0) this.#budget.resume(this.#in);
-    // While memory is short, what there is is used up first.
-    const saves = this.#left >= MIN_STEP && !this.#budget.isAmple;
+    // While memory is short, what there is is used up first, but for the last
+    // step: the decoder takes it as soon as it is paid for.
+    const saves = this.#left >= MIN_STEP && 2 * buffered < frameLength &&
+      !this.#budget.isAmple;
     const step = saves ? 0 : this.#step;
     if (step > 0 && frameLength > UNCOUNTED) {
       const grown = Math.min(frameLength, buffered + Math.max(buffered, step));
       const granted = this.#budget.ask(
         this.#in,
-        this.#kept + Math.max(this.#memory, grown) - UNCOUNTED,
+        Math.max(0, this.#kept + Math.max(this.#memory, grown) - UNCOUNTED),
         frameLength - UNCOUNTED,
         this.#worth,
       );

@@ -73,6 +73,7 @@ import { captureContext } from "./_context.ts";
 import { correlationOption } from "./_correlation.ts";
 import { type Dialled, Dialler, takesAllOrNothing } from "./_dial.ts";
 import { DialPace, pause } from "./_dial_pace.ts";
+import { namedError } from "./_errors.ts";
 import { goawayOption } from "./_goaway.ts";
 import {
   booleanOption,
@@ -350,31 +351,31 @@ export interface SendSummary {
 /** Options of {@linkcode Client.send}. */
 export interface SendOptions {
   /** Gives the request up when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
   /**
    * How long the request may take, in milliseconds; 0 is for ever.
    *
    * @default {requestTimeout}
    */
-  timeout?: number;
+  timeout?: number | undefined;
   /**
    * The request may be handled twice without harm.
    *
    * @default {idempotent}
    */
-  idempotent?: boolean;
+  idempotent?: boolean | undefined;
 }
 
 /** Options of {@linkcode Client.notify}. */
 export interface NotifyOptions {
   /** Gives the notification up when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | null | undefined;
   /**
    * How long it may take, in milliseconds; 0 is for ever.
    *
    * @default {requestTimeout}
    */
-  timeout?: number;
+  timeout?: number | undefined;
 }
 
 /** A snapshot of a client's figures; totals are since it was made. Every request
@@ -842,7 +843,7 @@ export class Client implements AsyncDisposable {
    * with {@linkcode ClientClosedError} and everything is closed at once.
    * @returns Once everything is closed; a second call joins the first.
    */
-  close(options?: { signal?: AbortSignal }): Promise<void> {
+  close(options?: { signal?: AbortSignal | null | undefined }): Promise<void> {
     let signal: AbortSignal | undefined;
     try {
       if (options !== undefined) checkObject("Options", options);
@@ -1178,14 +1179,24 @@ export class Client implements AsyncDisposable {
     });
   }
 
-  /** Has idle connections looked at that have been as silent. */
+  /** Has idle connections looked at that have been as silent. Those that are being
+   * pinged have had their look: where nobody is to wait for another ping, their
+   * answers are not awaited either. */
   #castDoubt(doubt: Doubt, receivedBefore: number): void {
+    const silent: ClientConnection[] = [];
     for (const connection of this.#connections) {
-      const { lent, busy, receivedAt } = connection;
-      if (lent || busy || receivedAt > receivedBefore) continue;
-      connection.doubt = doubt;
-      this.#pool.recheck(connection);
+      const { lent, busy, pinging, receivedAt } = connection;
+      if (lent || receivedAt > receivedBefore) continue;
+      if (pinging && busy && doubt.look === "close" && doubt.leastIdle === 0) {
+        silent.push(connection);
+      } else if (!busy) {
+        connection.doubt = doubt;
+        this.#pool.recheck(connection);
+      }
     }
+    // Last: each of them may have its place filled at once.
+    const cause = namedError("TimedOut", "Another ping was not answered");
+    for (const connection of silent) connection.destroy(cause);
   }
 
   async #connect(signal: AbortSignal): Promise<Dialled> {

@@ -41,6 +41,7 @@
 
 import {
   checkFunction,
+  checkObject,
   choiceOption,
   durationOption,
   functionOption,
@@ -644,6 +645,7 @@ export class Pool<T> implements AsyncDisposable {
    * @throws {TypeError | RangeError} As the constructor does; nothing changes then.
    */
   resize(limits: PoolLimits): void {
+    checkObject("Limits", limits);
     const { maxCap, maxIdle } = limits;
     if (maxCap !== undefined) integerOption(limits, "maxCap", 1, AT_LEAST_ONE);
     if (maxIdle !== undefined) integerOption(limits, "maxIdle", 0, ANY_COUNT);
@@ -741,6 +743,7 @@ export class Pool<T> implements AsyncDisposable {
     let signal: AbortSignal | undefined;
     let timeout: number;
     try {
+      if (options !== null) checkObject("Options", options);
       signal = signalOption(options ?? undefined);
       timeout = limitOption(options ?? {}, "timeout", this.#getTimeout);
     } catch (error) {

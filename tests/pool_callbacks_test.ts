@@ -5,6 +5,7 @@ import {
   assertEquals,
   assertInstanceOf,
   assertLessOrEqual,
+  assertRejects,
   assertStrictEquals,
 } from "@std/assert";
 import { Pool } from "../pool.ts";
@@ -165,4 +166,25 @@ Deno.test("Pool.get() that has left in a callback is not taken for those who cam
   assertEquals(states([outer, ...inner]), "j..");
   assertEquals(pool.stats().waiting, 1);
   assertEquals(pool.stats().waitCount, 1);
+});
+
+Deno.test("Pool does not open on and on what its own hook evicts", async () => {
+  for (const which of ["one", "all"]) {
+    let opened = 0;
+    const pool: Pool<object> = new Pool({
+      factory: () => ({}),
+      maxCap: 2,
+      hooks: {
+        opened: (resource) => {
+          // Would never end by itself otherwise.
+          if (++opened > 50) return;
+          if (which === "one") pool.evict(resource);
+          else pool.evictAll();
+        },
+      },
+    });
+    await assertRejects(() => pool.get(), Error, "evicted as it was opened");
+    assertEquals(opened, 1);
+    await pool.close();
+  }
 });

@@ -253,3 +253,14 @@ Deno.test("Pool's methods take undefined and null for no signal, and refuse what
   assertEquals(rig.pool.stats(), before);
   await rig.pool.close({ signal: null });
 });
+
+Deno.test("Pool's methods refuse what is no object of options, before anything changes", async () => {
+  await using pool = new Pool({ factory: () => ({}) });
+  for (const wrong of [5, "now", true] as unknown[] as never[]) {
+    await assertRejects(() => pool.get(wrong), TypeError, "must be an object");
+    await assertRejects(() => pool.lease(wrong), TypeError);
+    await assertRejects(() => pool.use(() => 1, wrong), TypeError);
+    assertThrows(() => pool.resize(wrong), TypeError, "must be an object");
+  }
+  assertEquals(pool.stats().open, 0);
+});
