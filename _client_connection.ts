@@ -185,6 +185,7 @@ export class ClientConnection {
   /** It takes requests. */
   usable = true;
   #dead = false;
+  readonly #madeAt = performance.now();
   /** Why it died, if it did before it had given a response. */
   stillborn: ErrorOptions | undefined;
   /** The server has said goodbye on it. */
@@ -253,6 +254,11 @@ export class ClientConnection {
   start(): void {
     this.#read();
     this.#write();
+  }
+
+  /** How long ago it was made, in milliseconds. */
+  get age(): number {
+    return performance.now() - this.#madeAt;
   }
 
   /** Whether somebody waits for something on it. */

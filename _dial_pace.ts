@@ -1,23 +1,23 @@
-// How soon the next dial may begin, while servers say goodbye as soon as they are
-// connected to: dialling on and on would not help them to go.
+// How soon the next dial may begin, while servers end connections as soon as they
+// are made: dialling on and on would not help them, and `minIdle` would.
 //
-// Knows: how many said so in a row. Must not know: how a dial is made.
+// Knows: how many connections ended so in a row. Must not know: how a dial is made.
 
 /** Longest wait before a dial, in milliseconds. */
 const MAX_DELAY = 1000;
 
 /** Spaces dials out. */
 export class DialPace {
-  /** Connections in a row that said goodbye before they gave a response. */
-  #goodbyes = 0;
+  /** Connections in a row that ended before they were of any use. */
+  #early = 0;
   #nextDial = 0;
 
-  /** A connection has said goodbye; `unused` if it had given no response. */
-  goodbye(unused: boolean): void {
-    this.#goodbyes = unused ? this.#goodbyes + 1 : 0;
+  /** A connection has ended; `early` if it was of no use by then. */
+  ended(early: boolean): void {
+    this.#early = early ? this.#early + 1 : 0;
     // The first may have been on its way as the connection was made.
-    if (this.#goodbyes < 2) return;
-    const delay = Math.min(2 ** this.#goodbyes, MAX_DELAY);
+    if (this.#early < 2) return;
+    const delay = Math.min(2 ** this.#early, MAX_DELAY);
     this.#nextDial = performance.now() + delay;
   }
 

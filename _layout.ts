@@ -107,18 +107,19 @@ function complete(options: LayoutOptions, id: IdOptions | undefined): Layout {
     range(lowest, highest),
   );
   const { idWidth, idAt, inserted } = resolveId(id, width, headerLength);
+  const maxLength = integerOption(
+    options,
+    "maxFrameLength",
+    DEFAULT_MAX_FRAME_LENGTH,
+    range(inserted, highest),
+  );
   return {
     width: width as Layout["width"],
     little: order === "little",
     offset,
     adjustment,
     strip,
-    maxLength: integerOption(
-      options,
-      "maxFrameLength",
-      DEFAULT_MAX_FRAME_LENGTH,
-      range(0, highest),
-    ),
+    maxLength,
     headerLength,
     maxValue: width === 8 ? highest : 2 ** (8 * width) - 1,
     idWidth,

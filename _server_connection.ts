@@ -196,11 +196,12 @@ export class ServerConnection {
     if (this.#phase !== "greeting" || this.#dueEnd !== undefined) {
       // The hook has ended it.
       secured?.catch(ignore);
-      if (this.#phase === "greeting") this.#beginRequests(undefined);
+      const isGreeted = secured === undefined && !hasGreeting(this.#settings);
+      if (this.#phase === "greeting") this.#beginRequests(undefined, isGreeted);
     } else if (secured !== undefined || hasGreeting(this.#settings)) {
       this.#greet(secured);
     } else {
-      this.#beginRequests(undefined);
+      this.#beginRequests(undefined, true);
     }
   }
 
@@ -239,7 +240,7 @@ export class ServerConnection {
       this.#metered = undefined;
       if (this.#phase === "closed") return;
       clearTimeout(this.#timer);
-      if (refusal === undefined) return this.#beginRequests(ahead);
+      if (refusal === undefined) return this.#beginRequests(ahead, true);
       this.#report(refusal.error);
       this.#phase = "flushing";
       this.#reason = "handshake";
@@ -251,11 +252,13 @@ export class ServerConnection {
     }
   }
 
-  #beginRequests(ahead: ReadAhead | undefined): void {
+  /** @param isGreeted Whether all was said that comes before the first request, so
+   * that the peer understands a goaway. */
+  #beginRequests(ahead: ReadAhead | undefined, isGreeted: boolean): void {
     this.#phase = "open";
     this.#queue.open();
     const due = this.#dueEnd;
-    if (due === "close") this.#end("close", "answering", ahead !== undefined);
+    if (due === "close") this.#end("close", "answering", isGreeted);
     if (ahead === undefined) this.#readLoop();
     else this.#readBehind(ahead);
     if (due === "shutdown") this.drainSoon();
@@ -766,10 +769,15 @@ function sayGoodbye(
   encoder: FrameEncoder,
   { correlation, goaway }: ConnectionSettings,
 ): boolean {
-  if (correlation?.inserted) encoder.push(EMPTY, correlation.goaway);
-  else if (goaway !== undefined) encoder.push(goaway.payload);
-  else return false;
-  return true;
+  try {
+    if (correlation?.inserted) encoder.push(EMPTY, correlation.goaway);
+    else if (goaway !== undefined) encoder.push(goaway.payload);
+    else return false;
+    return true;
+  } catch {
+    // A layout that cannot express an empty payload has no word for it.
+    return false;
+  }
 }
 
 /** A rejection that nobody has to handle. */

@@ -111,6 +111,10 @@ const MIN_SWEEP = 25;
  * keeps the process alive while requests are in flight. */
 const MAX_SWEEP = 1000;
 
+/** A connection that ends within so many milliseconds, unused, was not wanted by
+ * the server: the next dials wait a little longer each time. */
+const EARLY_END = 1000;
+
 /** TLS options of {@linkcode ClientOptions.tls}. */
 export interface ClientTlsOptions {
   /** Certificates in PEM format that are trusted besides the default roots. */
@@ -1231,16 +1235,25 @@ export class Client implements AsyncDisposable {
     if (connection.load > 0 || connection.goneAway) {
       this.#lastLoss = this.#dials;
     }
-    if (connection.goneAway) {
-      this.#goaways++;
-      this.#pace.goodbye(connection.stillborn !== undefined);
-    }
+    if (connection.goneAway) this.#goaways++;
+    this.#notePace(connection);
     if (connection.lent) {
       connection.lent = false;
       this.#pool.discard(connection);
     } else {
       // Idle, or changing hands: then its next holder will notice.
       this.#pool.evict(connection);
+    }
+  }
+
+  /** Slows dials down while connections end as soon as they are made. A request
+   * that was lost with its connection is told so, and slows nobody down. */
+  #notePace(connection: ClientConnection): void {
+    const { stillborn, goneAway, load, age } = connection;
+    if (goneAway) this.#pace.ended(stillborn !== undefined);
+    else if (stillborn === undefined) this.#pace.ended(false);
+    else if (stillborn.cause !== undefined && load === 0) {
+      this.#pace.ended(age < EARLY_END);
     }
   }
 

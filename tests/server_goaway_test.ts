@@ -410,3 +410,27 @@ Deno.test("A rolling end over TCP loses no response of a peer that reads late", 
   await shutdown;
   assertEquals(heads([response]), [7]);
 });
+
+Deno.test("context.close() in connectionOpen says goodbye, unless a handshake was still to come", async () => {
+  for (const handshake of [undefined, () => {}]) {
+    const conn = new StubConnection();
+    conn.feed(wire([1]));
+    const done = serveConnection(conn, echo, {
+      goaway: GOAWAY,
+      hooks: { connectionOpen: (context) => context.close() },
+      ...(handshake && { handshake }),
+    });
+    await microtasks();
+    conn.feed(null);
+    await done;
+    assertEquals(
+      conn.answers().map((answer) => [...answer]),
+      handshake === undefined ? [GONE] : [],
+    );
+  }
+});
+
+Deno.test("An inserted id that no frame has room for is refused at once", () => {
+  const options = { maxFrameLength: 3, correlation: { length: 4 } } as const;
+  assertThrows(() => serve(options, echo), RangeError, "maxFrameLength");
+});

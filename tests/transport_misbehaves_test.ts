@@ -141,3 +141,20 @@ Deno.test("Hooks that are no functions, and addresses that say nothing, are refu
     assertThrows(() => new Client({ port: 1, ...options } as never));
   }
 });
+
+Deno.test("A client that keeps connections idle does not dial on and on where each is ended at once", async () => {
+  let dials = 0;
+  const client = new Client({
+    minIdle: 1,
+    connect: () => {
+      dials++;
+      const [here, there] = transportPair();
+      there.close();
+      return here;
+    },
+  });
+  await sleep(100);
+  // Doubling from 4 ms: some ten in a second, and not thousands.
+  assert(dials > 1 && dials < 20, `${dials} dials`);
+  await client.close();
+});
