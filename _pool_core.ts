@@ -24,7 +24,7 @@ import { type OpeningNotes, Openings } from "./_pool_openings.ts";
 import { Patrol } from "./_pool_patrol.ts";
 import { Reaper } from "./_pool_reaper.ts";
 import { type Observers, type Operation, Reports } from "./_pool_reports.ts";
-import { isBounded, startTimer, type Timer } from "./_timers.ts";
+import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 
 /** Lifetimes are shortened by up to this share, as the contract of `maxLifetime` says. */
 const LIFETIME_SPREAD = 0.1;
@@ -33,6 +33,10 @@ const LEAST_LEAD = 0.05;
 /** How close together the reaper looks for what needs a replacement, as a part of
  * `maxLifetime` or of its interval. */
 const CLOSEST_LOOKS = 0.01;
+
+/** Milliseconds after which who waits for a ping is offered one more of what is
+ * idle. Most pings take less; one that hangs must not hold up a caller. */
+const PATIENCE = 100;
 
 /** The options, checked and completed. */
 export interface CoreSettings<T> extends CheckSettings<T> {
@@ -186,6 +190,13 @@ export class PoolCore<T> {
   #drainTimer: Timer | undefined;
   /** What was closed in its borrower's hands, by its borrow, until it is put. */
   readonly #drained = new Map<T, number>();
+
+  /** Runs while somebody is in line although something is idle. */
+  #impatience: Timer | undefined;
+  /** The ticket of the last waiter who was offered one more. Each is so once: of
+   * many dead resources, pinging one after the other would cost more time than
+   * waiting for the first to be known as dead. */
+  #offeredMore = 0;
 
   readonly #clock: Clock;
   readonly #leaks: LeakDetector;
@@ -450,6 +461,7 @@ export class PoolCore<T> {
       waiter.ticket === ticket && this.#offerIdle()
     );
     this.#serve();
+    if (this.#idle.size > 0) this.#watchPatience();
     const waiting = this.#unsupplied();
     // Has it left already, served or turned away by a callback?
     if (waiter.ticket !== ticket || waiting === 0) return promise;
@@ -466,11 +478,39 @@ export class PoolCore<T> {
     return promise;
   }
 
+  /** Sees to it that who waits for a ping that hangs is offered what else is
+   * idle. */
+  #watchPatience(): void {
+    const first = this.#line.first();
+    if (
+      this.#impatience !== undefined || first === undefined ||
+      first.ticket === this.#offeredMore || this.#idle.size === 0
+    ) return;
+    this.#impatience = startTimer(() => {
+      this.#impatience = undefined;
+      const waiter = this.#line.first();
+      if (waiter === undefined) return;
+      this.#offeredMore = waiter.ticket;
+      if (this.#offerIdle()) this.#serve();
+      this.#watchPatience();
+    }, PATIENCE);
+    unrefTimer(this.#impatience);
+  }
+
+  /** Takes somebody out of the line. */
+  #leaveLine(waiter: Waiter<T>): void {
+    this.#line.remove(waiter);
+    if (this.#line.size === 0) {
+      clearTimeout(this.#impatience);
+      this.#impatience = undefined;
+    } else if (this.#idle.size > 0) this.#watchPatience();
+  }
+
   /** The way out of the line with a resource. Calls back. */
   #handOver(entry: Entry<T>, waiter: Waiter<T>): void {
     const { resolve, counts, since } = waiter;
     this.#lend(entry, waiter.origin);
-    this.#line.remove(waiter);
+    this.#leaveLine(waiter);
     resolve(entry.value);
     if (!counts && !this.#noting) return;
     const end = this.#timed ? this.#now : this.#clock.atLeast();
@@ -482,7 +522,7 @@ export class PoolCore<T> {
   /** The way out of the line with an error. Calls back. */
   #turnAway(waiter: Waiter<T>, error: unknown): void {
     const { reject, counts, since } = waiter;
-    this.#line.remove(waiter);
+    this.#leaveLine(waiter);
     reject(error);
     if (counts) this.#countWait(Math.max(0, this.#clock.atLeast() - since));
   }

@@ -405,3 +405,26 @@ Deno.test("Pool without a ping does nothing for pingInterval", async () => {
   rig.pool.put(a!);
   assertEquals(rig.clock.timers, 0);
 });
+
+Deno.test("A caller whose ping hangs is offered one more of what is idle, after a tenth of a second", async () => {
+  for (const hanging of [[3], [3, 2]]) {
+    using rig = new Rig({
+      ping: ({ id }) => hanging.includes(id) ? never() : true,
+      maxCap: 3,
+    });
+    const taken = await rig.take(3);
+    for (const resource of taken) rig.pool.put(resource);
+    const get = watch(rig.pool.get());
+    await settle();
+    assertEquals(rig.pinged.map(({ id }) => id), [3]);
+    await rig.clock.tick(100);
+    assertEquals(rig.pinged.map(({ id }) => id), [3, 2]);
+    // One more and no others: of many dead ones each would cost its own time.
+    await rig.clock.tick(1000);
+    assertEquals(rig.pinged.map(({ id }) => id), [3, 2]);
+    if (hanging.length === 1) assertStrictEquals(get.value, taken[1]);
+    else assertEquals(get.state, "pending");
+    await rig.pool.close({ signal: AbortSignal.abort() }).catch(() => {});
+    assertEquals(rig.clock.timers, 0);
+  }
+});
