@@ -56,7 +56,7 @@ export function formatPage(
     " and load in processes of their own. A figure is the median of the" +
     " rounds' ratios; beside it stand their first and third quartile.",
     "",
-    "What is written by hand ([by_hand.ts](by_hand.ts)) does one thing, an echo" +
+    "What is written by hand (`by_hand.ts`) does one thing, an echo" +
     " in the default layout, and is the limit that the library is held against:" +
     " it has no other layouts, no limits of time and memory, no handlers that" +
     " wait, and no payloads that may be kept. CPU is the server process's, in" +
