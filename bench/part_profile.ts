@@ -316,7 +316,7 @@ async function measureGround(): Promise<string[]> {
   return [
     "## What the runtime would have to offer for more",
     "",
-    "Each of these is a few lines of [ground.ts](ground.ts), with nothing of the" +
+    "Each of these is a few lines of `ground.ts`, with nothing of the" +
     " library in it; the best of some calls, in nanoseconds.",
     "",
     "| What | ns |",
