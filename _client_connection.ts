@@ -12,7 +12,7 @@ import type { Announcement } from "./_client_correlated.ts";
 import type { Doubt, Silence } from "./_client_dead_peers.ts";
 import { type PendingRequest, RequestQueue } from "./_client_request.ts";
 import { namedError } from "./_errors.ts";
-import { countEmpty } from "./_progress.ts";
+import { countEmpty, READS_A_TURN } from "./_progress.ts";
 import { nextRealTurn, type Timer } from "./_timers.ts";
 import { closeTransport } from "./_transports.ts";
 import {
@@ -38,9 +38,6 @@ const MAX_COPIED = 16 * 1024;
  * closed, and the end of a connection on which a write has failed. Both come
  * at once; this is for a transport that errs. */
 const SETTLE_TIMEOUT = 1000;
-
-/** Reads in a row whose bytes are thrown away before others have a turn. */
-const READS_A_TURN = 64;
 
 /** How long a connection that carried notifications is read on for, after its
  * writing side was closed. */
@@ -407,7 +404,6 @@ export class ClientConnection {
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
         if (this.#discarding) {
-          // A transport whose reads never wait would let no timer end this.
           if (++discarded % READS_A_TURN === 0) await nextRealTurn();
           continue;
         }

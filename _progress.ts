@@ -7,6 +7,10 @@
  * as in Go's `io.ErrNoProgress`: a loop over it would never end. */
 export const MAX_EMPTY_TRIES = 100;
 
+/** Reads whose bytes are thrown away before others have a turn of the event loop:
+ * a transport whose reads never wait would let no timer end them. */
+export const READS_A_TURN = 64;
+
 /**
  * Counts the calls in a row that moved nothing.
  *

@@ -50,9 +50,10 @@ const ROOM_GROWTH = 4;
  * more on a stranger's word. */
 const FRAME_GROWTH = 4;
 
-/** The same once so many bytes have arrived. So large a block comes from the
- * system untouched, and what is not written in it takes no memory; more steps
- * would copy more, and clear more. */
+/** The same once so many bytes have arrived: more steps would copy more, and clear
+ * more. A block of about a MiB or more, as a rule, takes memory only where it is
+ * written. A smaller one takes all of it at once, so that a stranger's claim can
+ * cost so many times what he has sent. */
 const LARGE_FRAME_GROWTH = 16;
 const LARGE_FRAME_HELD = 16 * 1024;
 

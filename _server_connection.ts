@@ -8,7 +8,7 @@ import { UNCOUNTED } from "./_budget.ts";
 import { callDetached, ignore, isThenable } from "./_callbacks.ts";
 import { isDisconnect, namedError } from "./_errors.ts";
 import type { ReadAhead } from "./_handshake.ts";
-import { countEmpty } from "./_progress.ts";
+import { countEmpty, READS_A_TURN } from "./_progress.ts";
 import { freeMemory } from "./_read_buffer.ts";
 import { ConnectionContext } from "./_server_context.ts";
 import { CorrelatedResponses } from "./_server_correlated.ts";
@@ -58,9 +58,6 @@ const LONGEST_LINGER = 10_000;
 /** Turns of the event loop in which what has arrived is read. A timer may be due
  * before the reads of its turn: only the second turn is behind them. */
 const DRAIN_TURNS = 2;
-
-/** Reads in a row whose bytes are thrown away before others have a turn. */
-const READS_A_TURN = 64;
 
 /** Where bytes that nobody wants are read to; shared, since nobody looks. */
 const SCRAP: Uint8Array<ArrayBuffer> = new Uint8Array(4096);
@@ -317,7 +314,6 @@ export class ServerConnection {
         empty = countEmpty("read", n, empty);
         // A read may have been under way when no more were to be taken.
         if (!wanted || !this.#takes()) {
-          // A transport whose reads never wait would let no timer end this.
           if (++discarded % READS_A_TURN === 0) await nextRealTurn();
           continue;
         }

@@ -30,7 +30,7 @@ const OTHERS = [
   { name: "Bun.listen", command: "bun", args: ["run"], file: "echo_bun.mjs" },
 ];
 
-const SHAPES: { what: string; shape: Shape }[] = [
+export const SHAPES: { what: string; shape: Shape }[] = [
   { what: "1 at a time", shape: ONE },
   { what: "50 at a time", shape: FIFTY },
   { what: "1 MiB", shape: largeShape(1024 * 1024) },

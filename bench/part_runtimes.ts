@@ -2,22 +2,15 @@
 // `net`, and beside itself on Deno.
 
 import { Child } from "./child.ts";
-import { type Contender, contest, enter, type Shape } from "./contest.ts";
+import { type Contender, contest, enter } from "./contest.ts";
 import type { Findings, Part, Rate, Row, Step } from "./measure.ts";
-import { meter, pathOf, Program } from "./part_others.ts";
-import { FIFTY, largeShape, ONE } from "./part_server.ts";
+import { meter, pathOf, Program, SHAPES } from "./part_others.ts";
 
 const ROUNDS = 5;
 /** Long enough for the system's clock of CPU time, which ticks each 10 ms. */
 const SECONDS = 0.5;
 
 const DENO = "wirepool on Deno";
-
-const SHAPES: { what: string; shape: Shape }[] = [
-  { what: "1 at a time", shape: ONE },
-  { what: "50 at a time", shape: FIFTY },
-  { what: "1 MiB", shape: largeShape(1024 * 1024) },
-];
 
 const RUNTIMES = [
   { name: "Node", command: "node" },
