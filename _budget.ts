@@ -18,13 +18,16 @@
 // Whoever comes takes from the common part. How far he may fill it depends on
 // the bytes that his connection has moved to their end before, its worth: who
 // wants to hold memory to no purpose must first have done as much to purpose.
+// As long as there is plenty, strangers take it in steps, as their bytes come;
+// while it is short, only so many go on as find room for all of their frames, the
+// oldest first, so that what is begun always comes to its end.
+//
 // Who finds no room waits in line, and gets a turn: room for all of its frame,
-// whatever becomes of the common part. Turns go to the one that has waited
-// longest, so that everybody gets one; to one that holds memory already, so that
-// what was begun comes to its end; and to the one that came last, so that a
-// newcomer does not have to outwait a thousand who only pretend to be sending.
-// While anybody waits, those who hold memory and move too slowly are cut, the
-// slowest first.
+// whatever becomes of the common part. Half of the turns go to the one that has
+// waited longest, as long as everybody can be served within a reasonable time so;
+// else almost all go to the one that came last, so that a newcomer does not have
+// to outwait a thousand who only pretend to be sending. While anybody waits,
+// those who hold memory and move too slowly are cut, the slowest first.
 
 import { namedError } from "./_errors.ts";
 import { Sweeper } from "./_timers.ts";
@@ -52,16 +55,20 @@ const REGULAR = 16;
  * it has moved so many bytes. */
 const PROVEN_SMALL = 4 * 1024;
 
-/** One in so many goes to who has waited longest, where the others go to who
- * came last. */
-const OLDEST_EVERY = 4;
+/** While no more wait than were let in within this time, in milliseconds, every
+ * other one let in is the oldest, and everybody's turn comes within twice as
+ * long. If more wait, most would have given up before it is their turn, and it is
+ * almost always that of the newest, who has not. */
+const RECENT = 10_000;
+const OLDEST_EVERY = 2;
+const OLDEST_EVERY_OF_MANY = 64;
 
 /** A frame's rate has no meaning without a `readTimeout`; this one is taken. */
 const DEFAULT_READ_TIMEOUT = 30_000;
 
-/** What writes may be silent longer. The system takes more bytes only when a
- * third of its buffer is free, so even a steady reader's come in jerks. */
-const WRITE_PATIENCE = 3;
+/** How much longer writes may be silent. The system takes more bytes only when
+ * a third of its buffer is free, so even a steady reader's come in jerks. */
+const WRITE_PATIENCE = 1.5;
 
 /** The limits of a {@linkcode Budget}. */
 export interface BudgetLimits {
@@ -95,6 +102,8 @@ export class Share {
   held = 0;
   /** Bytes set aside for its turn; 0 without one. */
   turn = 0;
+  /** Bytes set aside for it in the common part, until its frame has ended. */
+  reserved = 0;
   /** It does not move because of us, and is not judged for it. */
   paused = false;
 
@@ -108,8 +117,9 @@ export class Share {
   /** What it waits for: bytes to hold, and what a turn would take. */
   wanted = 0;
   whole = 0;
-  /** Room that the common part must have for it. */
+  /** Room that the common part must have for it, and what is set aside then. */
   need = 0;
+  toReserve = 0;
   line: Line | null = null;
   previous: Share | null = null;
   next: Share | null = null;
@@ -164,21 +174,20 @@ export class Budget {
 
   /** Who waits to read on: strangers who hold memory already are apart from
    * those who hold none. */
+  readonly #in = new Queue();
   readonly #regulars: Line;
   readonly #known: Line;
   readonly #begun: Line;
   readonly #fresh: Line;
   /** Who waits to begin with a request. */
+  readonly #out = new Queue();
   readonly #knownToBegin: Line;
   readonly #freshToBegin: Line;
-  readonly #lines: readonly Line[];
+  /** Lines whose first comes first, in the order in which they are asked. */
+  readonly #inOrder: readonly Line[];
   #tickets = 0;
-  /** Turns given in each direction, and strangers let in: who is next goes by
-   * their number. */
-  readonly #turnsGiven = { in: 0, out: 0 };
-  /** The direction that is asked first. */
+  /** The direction that is asked first for the next turn. */
   #nextTurn: "in" | "out" = "in";
-  #letIn = 0;
   /** Who asks just now, and is told by what is returned. */
   #asking: Share | undefined;
   /** Somebody has waited since the last look; when that was. */
@@ -192,21 +201,19 @@ export class Budget {
     this.#forRegulars = maxBuffered - this.#forTurns;
     this.#forKnown = Math.floor(3 * this.#forRegulars / 4);
     this.#forStrangers = Math.floor(this.#forRegulars / 2);
-    this.#regulars = new Line("in", this.#forRegulars);
-    this.#known = new Line("in", this.#forKnown);
-    this.#begun = new Line("in", this.#forStrangers);
-    this.#fresh = new Line("in", this.#forStrangers);
+    this.#regulars = this.#in.line(this.#forRegulars);
+    this.#known = this.#in.line(this.#forKnown);
+    this.#begun = this.#in.line(this.#forStrangers);
+    this.#fresh = this.#in.line(this.#forStrangers);
+    this.#knownToBegin = this.#out.line(this.#forKnown);
     // What a handler has made lives on, when nobody takes it, until the next
     // collection of garbage: less of that is let in.
-    this.#knownToBegin = new Line("out", this.#forKnown);
-    this.#freshToBegin = new Line("out", Math.floor(this.#forStrangers / 2));
-    this.#lines = [
+    this.#freshToBegin = this.#out.line(Math.floor(5 * this.#forStrangers / 6));
+    this.#inOrder = [
+      this.#knownToBegin,
       this.#regulars,
       this.#known,
       this.#begun,
-      this.#fresh,
-      this.#knownToBegin,
-      this.#freshToBegin,
     ];
     const timeout = readTimeout > 0 ? readTimeout : DEFAULT_READ_TIMEOUT;
     this.#rate = maxFrameLength / timeout;
@@ -224,9 +231,7 @@ export class Budget {
 
   /** Shares in line. */
   get waiting(): number {
-    let sum = 0;
-    for (const { length } of this.#lines) sum += length;
-    return sum;
+    return this.#in.length + this.#out.length;
   }
 
   get #common(): number {
@@ -243,12 +248,13 @@ export class Budget {
    */
   ask(share: Share, bytes: number, whole: number, worth: number): boolean {
     if (share.waiting) return false;
-    if (bytes <= share.held || bytes <= share.turn) {
+    if (bytes <= Math.max(share.held, share.turn, share.reserved)) {
       this.hold(share, bytes);
       return true;
     }
+    // What goes on with a frame has the frame's place in line.
+    if (share.held === 0) share.ticket = this.#tickets++;
     share.wanted = bytes;
-    share.need = bytes - share.held;
     share.whole = Math.max(whole, bytes);
     const line = worth >= REGULAR * bytes
       ? this.#regulars
@@ -257,6 +263,13 @@ export class Budget {
       : share.held > 0
       ? this.#begun
       : this.#fresh;
+    // While memory is short, only so many strangers go on as can come to the end
+    // of their frames: many that each hold a part and wait for more would fill
+    // the memory to no purpose.
+    const isShort = this.waiting > 0 || this.#frames >= this.#forStrangers / 2;
+    const isStranger = line === this.#begun || line === this.#fresh;
+    share.toReserve = isShort && isStranger ? share.whole : 0;
+    share.need = Math.max(bytes, share.toReserve) - counted(share);
     return this.#grant(share, line);
   }
 
@@ -291,6 +304,7 @@ export class Budget {
     share.wanted = expected > 0 ? expected : this.maxFrameLength;
     share.need = share.wanted - request.held;
     share.whole = this.maxFrameLength;
+    share.ticket = this.#tickets++;
     const isKnown = expected > 0 && worth >= expected;
     return this.#grant(
       share,
@@ -331,8 +345,9 @@ export class Budget {
   /** Says that its frame, or its response, has come to its end: the turn is
    * over. */
   endTurn(share: Share): void {
-    if (share.turn === 0) return;
+    if (share.turn === 0 && share.reserved === 0) return;
     const before = counted(share);
+    share.reserved = 0;
     this.#setTurn(share, 0);
     this.#changed(share, before);
     this.#serve();
@@ -389,6 +404,7 @@ export class Budget {
       ? 0
       : Math.min(2 * INTERVAL, now - this.#looked);
     this.#looked = now;
+    for (const queue of [this.#in, this.#out]) queue.age(elapsed);
     if (!this.#pressed && this.waiting === 0) return this.#rest();
     this.#pressed = this.waiting > 0;
     const due = this.#rate * elapsed;
@@ -425,11 +441,10 @@ export class Budget {
     // Others who wait do not stop it: they need more than there is, and get
     // their turns.
     if (this.#fits(share, line)) {
-      this.hold(share, share.wanted);
+      this.#give(share, 0);
       return true;
     }
-    share.ticket = this.#tickets++;
-    line.push(share);
+    line.insert(share);
     this.#pressed = true;
     this.#asking = share;
     this.#serve();
@@ -461,45 +476,34 @@ export class Budget {
 
   /** Who of those in line finds room in the common part. */
   #nextInCommon(): Share | null {
-    for (const line of [this.#knownToBegin, this.#regulars, this.#known]) {
+    for (const line of this.#inOrder) {
       if (this.#fits(line.first, line)) return line.first;
     }
     for (const line of [this.#freshToBegin, this.#fresh]) {
-      const isOldest = this.#letIn % OLDEST_EVERY === 0;
-      let share = isOldest ? line.first : line.last;
       // What is begun comes first: it was there before, and ends sooner.
-      const begun = this.#begun.first;
-      if (line === this.#fresh && begun !== null) share = begun;
-      if (!this.#fits(share, line)) continue;
-      if (share !== begun) this.#letIn++;
-      return share;
+      if (line === this.#fresh && this.#begun.length > 0) continue;
+      const share = line.queue.isOldests ? line.first : line.last;
+      if (this.#fits(share, line)) return share;
     }
     return null;
   }
 
-  #fits(share: Share | null, { direction, limit }: Line): boolean {
+  /** Whether there is room in the common part. */
+  #fits(share: Share | null, line: Line): boolean {
     if (share === null) return false;
-    const held = direction === "in" ? this.#frames : this.#responses;
-    return held + share.need <= limit &&
+    const held = line.queue === this.#in ? this.#frames : this.#responses;
+    return held + share.need <= line.limit &&
       this.#common + share.need <= this.#forRegulars;
   }
 
   #giveTurn(direction: "in" | "out"): boolean {
-    const lines = this.#lines.filter((line) => line.direction === direction);
-    const oldest = lines.map(({ first }) => first).reduce(older);
-    const newest = lines.map(({ last }) => last).reduce(newer);
-    const choice = this.#turnsGiven[direction] % OLDEST_EVERY;
-    const begun = direction === "in" ? this.#begun.first : null;
-    const preferred = choice === 0
-      ? null
-      : choice === 1
-      ? begun ?? newest
-      : newest;
+    const queue = direction === "in" ? this.#in : this.#out;
+    const { oldest } = queue;
+    const preferred = queue.isOldests ? oldest : queue.newest;
     // Who has waited longest is not passed for being large: the room that it
     // needs is kept until there is enough.
     const share = this.#hasTurn(preferred) ? preferred : oldest;
     if (!this.#hasTurn(share)) return false;
-    this.#turnsGiven[direction]++;
     this.#nextTurn = other(direction);
     this.#admit(share!, Math.min(share!.whole, this.#forTurns));
     return true;
@@ -520,16 +524,24 @@ export class Budget {
   }
 
   #admit(share: Share, turn: number): void {
+    share.line!.queue.picked();
     share.line!.remove(share);
-    const before = counted(share);
-    this.#setTurn(share, turn);
-    share.held = share.wanted;
+    this.#give(share, turn);
     share.fresh = true;
-    this.#changed(share, before);
     if (share !== this.#asking) share.owner.granted();
   }
 
+  /** What it has asked for, in the common part or by a turn. */
+  #give(share: Share, turn: number): void {
+    const before = counted(share);
+    share.reserved = turn > 0 ? 0 : share.toReserve;
+    this.#setTurn(share, turn);
+    share.held = share.wanted;
+    this.#changed(share, before);
+  }
+
   #changed(share: Share, before: number): void {
+    if (share.held === 0) share.reserved = 0;
     const after = counted(share);
     if (share.direction === "in") this.#frames += after - before;
     else this.#responses += after - before;
@@ -551,9 +563,50 @@ interface Pin {
   readonly bytes: number;
 }
 
-/** Shares that wait, in the order in which they came. */
+/** All who wait in one direction. */
+class Queue {
+  readonly #lines: Line[] = [];
+  /** Shares in its lines. */
+  length = 0;
+  /** How many were let in, and of late. */
+  #picked = 0;
+  #pickedLately = 0;
+
+  /** Another line of the queue. */
+  line(limit: number): Line {
+    const line = new Line(this, limit);
+    this.#lines.push(line);
+    return line;
+  }
+
+  get oldest(): Share | null {
+    return this.#lines.map(({ first }) => first).reduce(older);
+  }
+
+  get newest(): Share | null {
+    return this.#lines.map(({ last }) => last).reduce(newer);
+  }
+
+  /** Whether the oldest is next, rather than the newest. */
+  get isOldests(): boolean {
+    const isFew = this.length <= this.#pickedLately;
+    return this.#picked % (isFew ? OLDEST_EVERY : OLDEST_EVERY_OF_MANY) === 0;
+  }
+
+  picked(): void {
+    this.#picked++;
+    this.#pickedLately++;
+  }
+
+  /** So many milliseconds have passed. */
+  age(elapsed: number): void {
+    this.#pickedLately *= Math.exp(-elapsed / RECENT);
+  }
+}
+
+/** Shares that wait, in the order in which their frames came. */
 class Line {
-  readonly direction: "in" | "out";
+  readonly queue: Queue;
   /** Up to where its members may fill the common part, with all that moves in
    * their direction. */
   readonly limit: number;
@@ -561,18 +614,30 @@ class Line {
   last: Share | null = null;
   length = 0;
 
-  constructor(direction: "in" | "out", limit: number) {
-    this.direction = direction;
+  constructor(queue: Queue, limit: number) {
+    this.queue = queue;
     this.limit = limit;
   }
 
-  push(share: Share): void {
+  insert(share: Share): void {
+    let previous = this.last;
+    let next: Share | null = null;
+    if (this.first !== null && share.ticket < this.first.ticket) {
+      // It was first before, has got some of what it needs, and is first again.
+      [previous, next] = [null, this.first];
+    }
+    while (previous !== null && share.ticket < previous.ticket) {
+      [previous, next] = [previous.previous, previous];
+    }
     share.line = this;
-    share.previous = this.last;
-    if (this.last === null) this.first = share;
-    else this.last.next = share;
-    this.last = share;
+    share.previous = previous;
+    share.next = next;
+    if (previous === null) this.first = share;
+    else previous.next = share;
+    if (next === null) this.last = share;
+    else next.previous = share;
     this.length++;
+    this.queue.length++;
   }
 
   remove(share: Share): void {
@@ -583,12 +648,13 @@ class Line {
     else next.previous = previous;
     share.line = share.previous = share.next = null;
     this.length--;
+    this.queue.length--;
   }
 }
 
 /** What a share takes of the common part. */
 function counted(share: Share): number {
-  return Math.max(0, share.held - share.turn);
+  return Math.max(0, share.held - share.turn, share.reserved);
 }
 
 function other(direction: "in" | "out"): "in" | "out" {

@@ -207,9 +207,10 @@ export class ConnectionMemory {
     const { buffered, frameLength } = decoder;
     if (this.#kept === 0) this.#budget.resume(this.#in);
     // While memory is short, what there is is used up first, but for the last
-    // step: the decoder takes it as soon as it is paid for.
+    // step: the decoder takes it as soon as it is paid for. What was waited for
+    // is taken.
     const saves = this.#left >= MIN_STEP && 2 * buffered < frameLength &&
-      !this.#budget.isAmple;
+      this.#in.held <= this.#counted && !this.#budget.isAmple;
     const step = saves ? 0 : this.#step;
     if (step > 0 && frameLength > UNCOUNTED) {
       const grown = Math.min(frameLength, buffered + Math.max(buffered, step));
@@ -262,9 +263,12 @@ export class ConnectionMemory {
     this.#countInput();
   }
 
+  get #counted(): number {
+    return Math.max(0, this.#kept + this.#memory - UNCOUNTED);
+  }
+
   #countInput(): void {
-    const held = this.#kept + this.#memory - UNCOUNTED;
-    this.#budget.hold(this.#in, Math.max(0, held));
+    this.#budget.hold(this.#in, this.#counted);
   }
 
   /** Nothing is read for a while. */

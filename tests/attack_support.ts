@@ -282,11 +282,11 @@ export async function measureAttack(
 }
 
 /** How long a newcomer takes to be answered, in milliseconds; Infinity if it is
- * not. It gives a request five seconds, and comes again. */
+ * not. It gives a request ten seconds, and comes again. */
 async function firstResponse(port: number, size: number): Promise<number> {
   const start = performance.now();
   for (let tries = 0; tries < 6; tries++) {
-    await using client = new Client({ port, requestTimeout: 5000 });
+    await using client = new Client({ port, requestTimeout: 10_000 });
     const { failed } = await measureRate(client, size, 0);
     if (failed === 0) return performance.now() - start;
   }

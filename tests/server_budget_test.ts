@@ -35,9 +35,9 @@ class Holder implements ShareOwner {
     this.#budget.leave(this.share);
   }
 
-  /** Asks for a frame of 4 MiB, as a stranger unless it has moved bytes. */
-  ask(bytes: number, worth = 0): boolean {
-    return this.#budget.ask(this.share, bytes, 4 * MIB, worth);
+  /** Asks for part of a frame, as a stranger unless it has moved bytes. */
+  ask(bytes: number, worth = 0, whole = 4 * MIB): boolean {
+    return this.#budget.ask(this.share, bytes, whole, worth);
   }
 
   get waiting(): boolean {
@@ -82,8 +82,9 @@ Deno.test("Strangers get less than the known, these less than regulars, and whoe
     Holder,
   ];
   assert(a.ask(4 * MIB));
-  assert(b.ask(2 * MIB));
-  // The strangers' part is full: the turn is the next one's, at once.
+  assert(b.ask(2 * MIB, 0, 2 * MIB));
+  // What there is for strangers is not enough for all of its frame: the turn is
+  // its, at once.
   assert(c.ask(1));
   assertEquals(c.share.turn, 4 * MIB);
   assert(!d.ask(1));
@@ -116,7 +117,7 @@ Deno.test("Room goes to those who wait as it becomes free, and the most is never
   assert(grants > 0);
 });
 
-Deno.test("Turns go to those who came last, and each fourth to who has waited longest", () => {
+Deno.test("Turns go to those who came last, and half of them to who has waited longest once all can soon be served", () => {
   const { budget, holders } = setup(10);
   const [full, ...line] = holders as [Holder, ...Holder[]];
   // Responses may use up everything that is in common.
@@ -128,35 +129,69 @@ Deno.test("Turns go to those who came last, and each fourth to who has waited lo
     order.push(at);
     budget.leave(line[at]!.share);
   }
-  assertEquals(order, [0, 8, 7, 6, 1, 5, 4, 3, 2]);
+  assertEquals(order, [0, 8, 7, 6, 5, 4, 1, 3, 2]);
   leaveAll(budget, holders);
 });
 
-Deno.test("What was begun comes first when there is room, and has turns of its own", () => {
+Deno.test("What was begun goes on before anything is begun, the oldest first", () => {
   const { budget, holders } = setup(12);
-  const [begun, full, turn, ...fresh] = holders as [Holder, Holder, Holder];
-  assert(begun.ask(MIB));
-  assert(full.ask(5 * MIB));
+  const [old, young, full, turn, ...fresh] = holders as [
+    Holder,
+    Holder,
+    Holder,
+    Holder,
+    ...Holder[],
+  ];
+  assert(old.ask(MIB));
+  assert(young.ask(MIB));
+  assert(full.ask(4 * MIB, 0, 4 * MIB));
   assert(turn.ask(MIB));
-  const late = holders.at(-1)!;
-  for (const holder of fresh as Holder[]) {
-    if (holder !== late) assert(!holder.ask(MIB));
+  for (const holder of fresh) assert(!holder.ask(MIB, 0, MIB));
+  // They ask in the other order.
+  assert(!young.ask(2 * MIB, 0, 2 * MIB));
+  assert(!old.ask(2 * MIB));
+  const granted = () =>
+    holders.flatMap(({ grants }, i) => grants > 0 ? [i] : []);
+  // There is room for the young one, and for some that are fresh, but not yet
+  // for all that the old one's frame will take.
+  budget.hold(full.share, 2 * MIB);
+  assertEquals(granted(), []);
+  budget.hold(full.share, MIB);
+  assertEquals(granted(), [0]);
+  // What is set aside for it, nobody else gets.
+  assert(old.ask(4 * MIB));
+  assertEquals(granted(), [0]);
+  budget.leave(full.share);
+  assertEquals(granted(), [0, 1]);
+  budget.leave(old.share);
+  assertEquals(granted().slice(0, 2), [0, 1]);
+  assertEquals(granted().length, 2 + 4);
+  leaveAll(budget, holders);
+});
+
+Deno.test("Strangers who could not all come to the end of their frames do not begin them all", () => {
+  const { budget, holders } = setup(100);
+  // Each gets a little as long as there is much of it.
+  for (const holder of holders) holder.ask(64 * 1024);
+  const begun = () => holders.filter(({ share }) => share.held > 0);
+  assert(begun().length > 40);
+  assertLessOrEqual(budget.used, LIMITS.maxBuffered - 6 * MIB);
+  // They all go on, and each that does comes to its end.
+  for (let ended = 0; ended < 100;) {
+    const before = ended;
+    for (const holder of begun()) {
+      for (let bytes = 128 * 1024; !holder.waiting; bytes *= 2) {
+        if (bytes > 4 * MIB) {
+          budget.leave(holder.share);
+          ended++;
+          break;
+        }
+        holder.ask(bytes);
+      }
+    }
+    assert(ended > before);
+    assertLessOrEqual(begun().length, 60);
   }
-  assert(!begun.ask(3 * MIB));
-  // There is room for one that is fresh, and not yet for what was begun.
-  budget.hold(full.share, 4 * MIB);
-  assertEquals(holders.map(({ grants }) => grants).indexOf(1), -1);
-  budget.hold(full.share, 3 * MIB);
-  assertEquals(begun.grants, 1);
-  assert(!begun.ask(4 * MIB));
-  assert(!late.ask(MIB));
-  budget.leave(turn.share);
-  assertEquals(begun.grants, 2);
-  // What it held has left the part for strangers: there is room for three.
-  assertEquals(
-    holders.flatMap(({ grants }, i) => i > 2 && grants > 0 ? [i] : []),
-    [3, 10, 11],
-  );
   leaveAll(budget, holders);
 });
 
@@ -168,12 +203,13 @@ Deno.test("Who holds memory and is silent is cut once others wait, and nobody be
     Holder,
     Holder,
   ];
-  assert(silent.ask(3 * MIB));
-  assert(other.ask(3 * MIB));
+  for (const holder of [silent, other]) {
+    assert(holder.ask(3 * MIB, 0, 3 * MIB));
+  }
   look(60_000);
   assertEquals(silent.error, undefined);
   assert(turn.ask(MIB));
-  assert(!waiting.ask(MIB));
+  assert(!waiting.ask(MIB, 0, MIB));
   look(400);
   assertEquals([silent.error, waiting.grants], [undefined, 0]);
   look(100);
@@ -194,9 +230,11 @@ Deno.test("Who moves fast enough is not cut, however others wait, and the slowes
     Holder,
     Holder,
   ];
-  for (const holder of [steady, slow, slower]) assert(holder.ask(2 * MIB));
+  for (const holder of [steady, slow, slower]) {
+    assert(holder.ask(2 * MIB, 0, 2 * MIB));
+  }
   assert(turn.ask(2 * MIB));
-  assert(!waiting.ask(2 * MIB));
+  assert(!waiting.ask(2 * MIB, 0, 2 * MIB));
   const rate = 4 * MIB / 1000;
   for (let i = 0; i < 1000 && slower.error === undefined; i++) {
     // In jerks, as networks deliver.
@@ -224,12 +262,12 @@ Deno.test("Who cannot move because of us, or waits itself, is not judged", () =>
     Holder,
   ];
   paused.share.paused = true;
-  assert(paused.ask(3 * MIB));
-  assert(waiting.ask(3 * MIB));
+  assert(paused.ask(3 * MIB, 0, 3 * MIB));
+  assert(waiting.ask(3 * MIB, 0, 3 * MIB));
   assert(turn.ask(MIB));
   turn.share.paused = true;
   assert(!waiting.ask(4 * MIB));
-  assert(!other.ask(MIB));
+  assert(!other.ask(MIB, 0, MIB));
   look(60_000);
   for (const { error } of holders) assertEquals(error, undefined);
   budget.resume(paused.share);
@@ -291,7 +329,7 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
   assertEquals(budget.used, 100);
   budget.leave(known.share);
 
-  budget.hold(full.share, 3 * MIB);
+  budget.hold(full.share, 5 * MIB);
   assert(!budget.mayBegin);
   assert(begin(a));
   assertEquals(a.share.turn, 4 * MIB);
@@ -299,7 +337,7 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
   assert(!begin(b));
   assert(begin(known, 100));
   budget.hold(a.share, 3 * MIB);
-  assertEquals(budget.used, 7 * MIB + 100);
+  assertEquals(budget.used, 9 * MIB + 100);
   budget.leave(a.share);
   assertEquals([b.grants, b.share.turn], [1, 4 * MIB]);
 
@@ -315,7 +353,7 @@ Deno.test("Who is about to hold an unknown much waits while there is no room, an
 
 Deno.test("Frames that fill their part keep no small request from being answered", () => {
   const { budget, holders } = setup(100);
-  for (const holder of holders) holder.ask(MIB);
+  for (const holder of holders) holder.ask(MIB, 0, MIB);
   assertEquals(budget.used, 10 * MIB);
   assert(budget.mayBegin);
   leaveAll(budget, holders);
