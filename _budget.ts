@@ -208,7 +208,7 @@ export class Budget {
     this.#knownToBegin = this.#out.line(this.#forKnown);
     // What a handler has made lives on, when nobody takes it, until the next
     // collection of garbage: less of that is let in.
-    this.#freshToBegin = this.#out.line(Math.floor(5 * this.#forStrangers / 6));
+    this.#freshToBegin = this.#out.line(Math.floor(3 * this.#forStrangers / 4));
     this.#inOrder = [
       this.#knownToBegin,
       this.#regulars,
