@@ -394,13 +394,16 @@ export class ServerConnection {
   /** Handles the whole frames in the decoder, as many as there is room for. */
   #takeFrames(): void {
     this.#taking = true;
+    // Asked once for all that has come: nothing that begins here is counted
+    // before the end of this, and large responses end it.
+    const isAmple = this.#settings.budget?.mayBegin !== false;
     try {
       while (this.#takes()) {
         this.#blocked = !this.#canTake();
         if (this.#blocked) break;
         const frame = this.#kept ?? this.#decoder.decode();
         if (frame === null) break;
-        this.#blocked = !this.#mayBegin();
+        this.#blocked = !(isAmple || this.#needMemory()!.mayBegin());
         this.#kept = this.#blocked ? frame : undefined;
         if (this.#blocked) {
           this.#memory!.keep(frame.length);
@@ -423,14 +426,6 @@ export class ServerConnection {
     if (this.#phase !== "open") this.#advanceEnd();
   }
 
-  /** Whether there is memory for the response of one more request, as far as
-   * anybody can know. */
-  #mayBegin(): boolean {
-    const { budget } = this.#settings;
-    return budget === undefined || budget.mayBegin ||
-      this.#needMemory()!.mayBegin();
-  }
-
   /** Tells what responses are held. */
   #countResponses(): void {
     const { heldBack, pending } = this.#responses;
@@ -451,7 +446,7 @@ export class ServerConnection {
   // ---- Handling
 
   #handle(frame: Uint8Array<ArrayBuffer>, id: number): void {
-    const { correlation, handler } = this.#settings;
+    const { correlation, goaway, handler } = this.#settings;
     // What has the high bit is no request where ids are inserted.
     if (correlation?.inserted && id >= correlation.highBit) return;
     this.#stats.requests++;
@@ -459,9 +454,14 @@ export class ServerConnection {
     let result: unknown;
     try {
       result = handler(frame, this.context);
-      if (result instanceof Uint8Array || !isThenable(result)) {
-        // Nothing to wait for: no ticket, no turn.
-        this.#responses.answer(checkResult(result, id, this.#settings), id);
+      const isBytes = result instanceof Uint8Array;
+      if (isBytes || !isThenable(result)) {
+        // Nothing to wait for: no ticket, no turn. Bytes that cannot be the
+        // goaway have nothing to be checked for, and are what comes most.
+        const response = isBytes && goaway === undefined
+          ? result as Uint8Array
+          : checkResult(result, id, this.#settings);
+        this.#responses.answer(response, id);
         this.#stats.inFlight--;
         return;
       }
