@@ -234,6 +234,16 @@ export function readUint(
     return ((chunk[at]! << 24) | (chunk[at + 1]! << 16) |
       (chunk[at + 2]! << 8) | chunk[at + 3]!) >>> 0;
   }
+  return readAnyUint(chunk, at, width, little);
+}
+
+/** The general way, apart: what is small is compiled into its callers. */
+function readAnyUint(
+  chunk: Uint8Array,
+  at: number,
+  width: number,
+  little: boolean,
+): number {
   let value = 0;
   for (let i = 0; i < width; i++) {
     value = (value << 8) | chunk[little ? at + width - 1 - i : at + i]!;
@@ -254,8 +264,18 @@ export function writeUint(
     frame[at + 1] = value >>> 16;
     frame[at + 2] = value >>> 8;
     frame[at + 3] = value;
-    return;
+  } else {
+    writeAnyUint(frame, at, width, little, value);
   }
+}
+
+function writeAnyUint(
+  frame: Uint8Array,
+  at: number,
+  width: number,
+  little: boolean,
+  value: number,
+): void {
   for (let i = 0; i < width; i++) {
     frame[little ? at + i : at + width - 1 - i] = value >>> (8 * i);
   }

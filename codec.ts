@@ -552,20 +552,24 @@ export class FrameDecoder {
    * @returns The bytes that are dropped from the front of the frame.
    */
   #takeId(): number {
-    const layout = this.#layout;
-    const { idWidth, idAt, inserted, strip, headerLength, little } = layout;
+    const { idWidth, idAt, inserted, strip, headerLength, little } =
+      this.#layout;
     const { chunk, start } = this.#buffer;
     this.#id = readUint(chunk, start + idAt, idWidth, little);
-    if (inserted > 0 && strip < headerLength) {
-      // Part of the header is kept. It moves up to the rest, and says a length
-      // as if there had been no id. Nobody has seen these bytes yet.
-      const end = start + headerLength;
-      const value = readLengthField(layout, chunk, start + layout.offset);
-      chunk.copyWithin(start + inserted, start, end);
-      const at = start + inserted + layout.offset;
-      writeLengthField(layout, chunk, at, Number(value) - inserted);
-    }
+    if (inserted > 0 && strip < headerLength) this.#closeGap();
     return strip + inserted;
+  }
+
+  /** Part of the header is kept. It moves up to the rest, and says a length as if
+   * there had been no id. Nobody has seen these bytes yet. */
+  #closeGap(): void {
+    const layout = this.#layout;
+    const { inserted, headerLength, offset } = layout;
+    const { chunk, start } = this.#buffer;
+    const value = readLengthField(layout, chunk, start + offset);
+    chunk.copyWithin(start + inserted, start, start + headerLength);
+    const at = start + inserted + offset;
+    writeLengthField(layout, chunk, at, Number(value) - inserted);
   }
 
   #fail(error: unknown): unknown {
@@ -693,6 +697,13 @@ export class FrameEncoder {
       slab.set(payload, at + length - payload.length);
       return length;
     }
+    return this.#pushAny(payload, id);
+  }
+
+  /** The general way. */
+  #pushAny(payload: Uint8Array, id: number | undefined): number {
+    const layout = this.#layout;
+    const buffer = this.#buffer;
     const { offset, headerLength, inserted, idWidth } = layout;
     const body = checkPayload(layout, payload);
     const length = headerLength + body;
