@@ -30,6 +30,10 @@ import { isBounded, startTimer, type Timer, unrefTimer } from "./_timers.ts";
 const LIFETIME_SPREAD = 0.1;
 /** And by no less than this share where a replacement must stand before. */
 const LEAST_LEAD = 0.05;
+
+/** So many more resources in a row than may be open can be evicted before they
+ * are delivered: what happens more often is the factory's own doing. */
+const MAX_OUTDATED = 100;
 /** How close together the reaper looks for what needs a replacement, as a part of
  * `maxLifetime` or of its interval. */
 const CLOSEST_LOOKS = 0.01;
@@ -179,6 +183,8 @@ export class PoolCore<T> {
   readonly #backoff = new Backoff(() => this.#serve());
   /** Grows with every `evictAll` and at close: what is older is not kept. */
   #generation = 0;
+  /** Resources in a row that were evicted before they were delivered. */
+  #outdated = 0;
   #serving = false;
   #lastFailure: { error: unknown } | undefined;
   /** Whoever waits for the first resources to stand. */
@@ -790,9 +796,14 @@ export class PoolCore<T> {
     this.#totals.openedCount++;
     this.#lastFailure = undefined;
     this.#backoff.reset();
-    const wasCurrent = generation === this.#generation;
+    // Calls that were under way when all were evicted are nobody's fault, and are
+    // at most as many as may be open.
+    const isOutdated = generation !== this.#generation;
+    this.#outdated = isOutdated ? this.#outdated + 1 : 0;
+    const mayCharge = this.#outdated === 0 ||
+      this.#outdated > this.#maxCap + MAX_OUTDATED;
     if (ofOpenings) this.#reports.opened(value, now - since);
-    if (wasCurrent) this.#chargeEviction(entry);
+    if (mayCharge) this.#chargeEviction(entry);
     if (this.#leastIdle > 0 && this.#reaper.running) {
       this.#reaper.start(now, entry.agesAt);
     }
@@ -833,8 +844,9 @@ export class PoolCore<T> {
     else if (this.#closed === undefined) this.#reports.failed(error, "factory");
   }
 
-  /** Lets a waiter, or else time, pay for a resource that the hook which was told
-   * of its opening has evicted: another would be opened, and evicted, on and on. */
+  /** Lets a waiter, or else time, pay for a resource that was evicted by the hook
+   * which was told of its opening, or by its own factory: another would be opened,
+   * and evicted, on and on. */
   #chargeEviction(entry: Entry<T>): void {
     if (entry.generation === this.#generation || this.#closed !== undefined) {
       return;

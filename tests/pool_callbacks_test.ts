@@ -4,6 +4,7 @@ import {
   assert,
   assertEquals,
   assertInstanceOf,
+  assertLess,
   assertLessOrEqual,
   assertRejects,
   assertStrictEquals,
@@ -166,6 +167,43 @@ Deno.test("Pool.get() that has left in a callback is not taken for those who cam
   assertEquals(states([outer, ...inner]), "j..");
   assertEquals(pool.stats().waiting, 1);
   assertEquals(pool.stats().waitCount, 1);
+});
+
+Deno.test("Pool does not open on and on what its own factory evicts", async () => {
+  for (const isAsync of [false, true]) {
+    let opened = 0;
+    const pool: Pool<object> = new Pool({
+      factory() {
+        // Would never end by itself otherwise.
+        if (++opened < 1000) pool.evictAll();
+        return isAsync ? Promise.resolve({}) : {};
+      },
+      maxCap: 2,
+    });
+    for (let i = 0; i < 2; i++) {
+      await assertRejects(() => pool.get(), Error, "evicted as it was opened");
+      assertLess(opened, 120);
+    }
+    await pool.close();
+  }
+});
+
+Deno.test("Who waits gets a resource, however many were on their way when all were evicted", async () => {
+  const opening: (() => void)[] = [];
+  const pool: Pool<object> = new Pool({
+    factory: () =>
+      new Promise<object>((resolve) => opening.push(() => resolve({}))),
+    maxCap: 50,
+  });
+  const waiting = Array.from({ length: 50 }, () => pool.get());
+  for (let i = 0; i < 3; i++) {
+    pool.evictAll();
+    for (const open of opening.splice(0)) open();
+    await settle();
+  }
+  for (const open of opening.splice(0)) open();
+  for (const resource of await Promise.all(waiting)) pool.put(resource);
+  await pool.close();
 });
 
 Deno.test("Pool does not open on and on what its own hook evicts", async () => {
