@@ -144,6 +144,8 @@ export class Dialler {
     const abort = () => closeTransport(transport);
     signal.addEventListener("abort", abort);
     try {
+      // It may have been given up in the moment in which it stood.
+      signal.throwIfAborted();
       const conn = new Handshake(transport, this.#frame, { signal });
       let readBefore: ReadAhead;
       try {

@@ -363,6 +363,35 @@ Deno.test("Dials that cannot be cancelled never exceed maxCap, however many requ
   await eventually("all have settled", () => pending === 0);
 });
 
+Deno.test("A connection whose dial is given up before its handshake begins is closed", async () => {
+  // In each of the moments in which it passes from hand to hand.
+  for (let moment = 0; moment < 20; moment++) {
+    let made = 0;
+    let closed = 0;
+    const client = new Client({
+      connect: () => {
+        made = 1;
+        const [near] = transportPair();
+        return Promise.resolve({
+          read: (p) => near.read(p),
+          write: (p) => near.write(p),
+          close() {
+            closed = 1;
+            near.close();
+          },
+        });
+      },
+      handshake: () => new Promise(() => {}),
+    });
+    const sent = outcomeOf(client.send(ascii("a")));
+    for (let i = 0; i < moment; i++) await null;
+    await client.close({ signal: AbortSignal.abort("given up") });
+    await sent;
+    await immediate();
+    assertEquals(closed, made, `given up in moment ${moment}`);
+  }
+});
+
 Deno.test("A cancelled dial frees its place at once", async () => {
   const client = new Client({
     connect: (signal) =>
