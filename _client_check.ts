@@ -5,15 +5,11 @@
 
 import type { PendingRequest } from "./_client_request.ts";
 import { namedError } from "./_errors.ts";
-import type { Timer } from "./_timers.ts";
+import { startRealTurn, type Timer } from "./_timers.ts";
 
-/** A turn of the event loop is not time: who fakes the clock in tests has it all
- * the same. */
-const { setTimeout: nextTurn, clearTimeout: cancelTurn } = globalThis;
-
-/** Turns of the event loop after which what had arrived before has been read. Two
- * are enough as a rule; where others take most of the processor, two were too few
- * once in a hundred times. */
+/** Turns of the event loop after which everything has been read that had arrived
+ * before them. As a rule two are enough. Where other processes take most of the
+ * processor, two were too few once in a hundred times. */
 const TURNS = 4;
 
 /** What of a connection a check needs. */
@@ -45,8 +41,8 @@ export class ConnectionCheck {
    * read meanwhile, and whether the server answers a ping, if there is one. One
    * that does not live is closed.
    *
-   * The event loop turns some times: timers that are overdue, as after a thread
-   * was busy, can take a turn without a look at what has arrived.
+   * After a thread was busy, overdue timers can take a turn of the event loop in
+   * which nothing is read. So it takes several turns.
    */
   async run(
     ping: (() => PendingRequest) | undefined,
@@ -74,13 +70,7 @@ export class ConnectionCheck {
    * immediate would not do, since Deno runs those before it polls. */
   #turn(): Promise<void> {
     if (this.#over) return Promise.resolve();
-    return new Promise((resolve) => {
-      const timer = nextTurn(resolve, 0);
-      this.#endTurn = () => {
-        cancelTurn(timer);
-        resolve();
-      };
-    });
+    return new Promise((resolve) => this.#endTurn = startRealTurn(resolve));
   }
 
   async #ping(request: PendingRequest, timeout: number): Promise<void> {

@@ -39,7 +39,7 @@ export class Observer {
   /** @param run Runs what belongs to the client rather than to a request. */
   constructor({ hooks, onError }: ObserverOptions, run: Run) {
     this.#onError = functionOption({ onError }, "onError");
-    checkHooks(hooks, ["dial", "send", "settle"]);
+    checkHooks("hooks", hooks, ["dial", "send", "settle"]);
     this.#hooks = hooks;
     this.#run = run;
   }
@@ -104,9 +104,7 @@ export class Observer {
       acquired: observer?.acquired,
       released: observer?.released,
     };
-    for (const [name, hook] of Object.entries(hooks)) {
-      functionOption({ [`hooks.pool.${name}`]: hook }, `hooks.pool.${name}`);
-    }
+    checkHooks("hooks.pool", hooks);
     const { closed, waited, acquired, released } = hooks;
     return {
       opened: (connection, duration) =>

@@ -133,14 +133,20 @@ export function objectOption<K extends string, O>(
   return value;
 }
 
-/** Checks the option `hooks`: an object whose hooks are callbacks. */
+/**
+ * Checks an option that is an object of callbacks, if it is given.
+ *
+ * @param option What the option is called.
+ * @param names The callbacks; all that it has, where none are named.
+ */
 export function checkHooks<H extends object>(
+  option: string,
   hooks: H | undefined,
-  names: readonly (keyof H & string)[],
+  names: readonly (keyof H & string)[] = Object.keys(hooks ?? {}) as never,
 ): void {
-  if (objectOption({ hooks }, "hooks") === undefined) return;
+  if (objectOption({ [option]: hooks }, option) === undefined) return;
   for (const name of names) {
-    const path = `hooks.${name}`;
+    const path = `${option}.${name}`;
     functionOption({ [path]: hooks?.[name] }, path);
   }
 }

@@ -20,7 +20,7 @@ export function startTimer(fire: () => void, delay: number): Timer {
 }
 
 /** Taken once, whatever clock somebody puts in its place later. */
-const { setTimeout: startTurn } = globalThis;
+const { setTimeout: startTurn, clearTimeout: cancelTurn } = globalThis;
 
 /** Lets the event loop go round: what has arrived is read, and what is ready is
  * accepted, but for the turn of the timer itself, which may come before. */
@@ -31,7 +31,21 @@ export function nextTurn(): Promise<void> {
 /** The same where the clock may stand still, as a test's does: what has to end
  * all the same waits for this. */
 export function nextRealTurn(): Promise<void> {
-  return new Promise((resolve) => startTurn(resolve, 0));
+  return new Promise((resolve) => startRealTurn(resolve));
+}
+
+/**
+ * The same for who may stop waiting.
+ *
+ * @param done Called after the turn, or when the turn is cut short.
+ * @returns Cuts the turn short.
+ */
+export function startRealTurn(done: () => void): () => void {
+  const timer = startTurn(done, 0);
+  return () => {
+    cancelTurn(timer);
+    done();
+  };
 }
 
 /** Lets the process end although the timer runs, where a runtime can. */

@@ -41,6 +41,7 @@
 
 import {
   checkFunction,
+  checkHooks,
   checkObject,
   choiceOption,
   durationOption,
@@ -759,10 +760,7 @@ function checkOptions<T>(options: PoolOptions<T>): CoreSettings<T> {
   checkFunction("Option factory", factory);
   const hooks = objectOption({ hooks: options.hooks }, "hooks") ?? {};
   const { opened, closed, waited, acquired, released } = hooks;
-  const observers = { opened, closed, waited, acquired, released };
-  for (const [name, hook] of Object.entries(observers)) {
-    if (hook !== undefined) checkFunction(`Option hooks.${name}`, hook);
-  }
+  checkHooks("hooks", { opened, closed, waited, acquired, released });
   const maxCap = integerOption(options, "maxCap", 10, AT_LEAST_ONE);
   const maxIdle = integerOption(options, "maxIdle", maxCap, ANY_COUNT);
   const maxOpening = integerOption(options, "maxOpening", 1, AT_LEAST_ONE);

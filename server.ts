@@ -748,7 +748,7 @@ function connectionSettings<State>(
   const { onError, hooks, handshake } = options as ConnectionOptions;
   functionOption({ onError }, "onError");
   functionOption({ handshake }, "handshake");
-  checkHooks(hooks, [
+  checkHooks("hooks", hooks, [
     "connectionOpen",
     "connectionClose",
     "requestStart",

@@ -9,6 +9,7 @@ import { connectNode } from "../_node_listen.ts";
 import { TlsClient, TlsServer, type TlsTransport } from "../_tls.ts";
 import type { Transport } from "../codec.ts";
 import { answer, sleep } from "./child.ts";
+import { writeAll } from "./wire.ts";
 
 const folder = new URL("../tests/testdata/", import.meta.url);
 const [ca, cert, key] = ["ca", "localhost", "localhost_key"].map((name) =>
@@ -194,12 +195,6 @@ async function handshaken(conn: TlsTransport): Promise<Transport> {
 
 function client(): TlsClient {
   return made ??= new TlsClient(HOST, { caCerts: [ca] });
-}
-
-async function writeAll(conn: Transport, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) {
-    at += await conn.write(at === 0 ? bytes : bytes.subarray(at));
-  }
 }
 
 async function acceptByEngine(listener: Deno.TcpListener): Promise<void> {

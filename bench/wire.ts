@@ -3,7 +3,7 @@
 
 /** Writes all of `bytes`. */
 export async function writeAll(
-  conn: Deno.Conn,
+  conn: Pick<Deno.Conn, "write">,
   bytes: Uint8Array,
 ): Promise<void> {
   let n = await conn.write(bytes);

@@ -15,7 +15,7 @@ import {
   type Server,
   type ServerStats,
 } from "../server.ts";
-import { KIB, MIB } from "./bytes_support.ts";
+import { KIB, MIB, writeAll } from "./bytes_support.ts";
 import { sleep } from "./time_support.ts";
 
 /** What hostile connections do. */
@@ -96,12 +96,6 @@ const ATTACKS = {
 };
 
 export const ATTACK_NAMES = Object.keys(ATTACKS) as Attack[];
-
-async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) {
-    at += await conn.write(bytes.subarray(at));
-  }
-}
 
 /** Writes part of the largest frame: at once what a server takes for nothing,
  * and the rest when it is its turn. */

@@ -1,4 +1,5 @@
-/** Bytes for tests: from text and from hexadecimal digits, patterned, cut. */
+/** Bytes for tests: from text and from hexadecimal digits, patterned, cut,
+ * written. */
 import { concat } from "@std/bytes";
 
 export const KIB = 1024;
@@ -54,4 +55,14 @@ export function splits(input: Uint8Array): Uint8Array[][] {
   }
   all.push(Array.from(input, (byte) => Uint8Array.of(byte)));
   return all;
+}
+
+/** Writes all of `bytes`. */
+export async function writeAll(
+  to: { write(p: Uint8Array): Promise<number> },
+  bytes: Uint8Array,
+): Promise<void> {
+  for (let at = 0; at < bytes.length;) {
+    at += await to.write(bytes.subarray(at));
+  }
 }

@@ -11,6 +11,7 @@ import {
   type Transport,
 } from "../codec.ts";
 import type { Handler, Server } from "../server.ts";
+import { writeAll } from "./bytes_support.ts";
 import { sleep } from "./time_support.ts";
 
 // The real ones, whatever a FakeTime puts in their place.
@@ -106,10 +107,8 @@ export class Peer implements Disposable {
   }
 
   /** Sends bytes as they are. */
-  async write(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length;) {
-      at += await this.conn.write(bytes.subarray(at));
-    }
+  write(bytes: Uint8Array): Promise<void> {
+    return writeAll(this.conn, bytes);
   }
 
   /** The next frame, or null at a clean end. */

@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { type Transport, transportPair } from "../codec.ts";
 import { TlsClient, TlsServer, type TlsTransport } from "../_tls.ts";
-import { pattern } from "./bytes_support.ts";
+import { pattern, writeAll } from "./bytes_support.ts";
 import { outcomeOf, rejection } from "./promise_support.ts";
 import { sleep } from "./time_support.ts";
 import { CA, CERT, KEY } from "./tls_support.ts";
@@ -63,12 +63,6 @@ async function pair(): Promise<
   }).secure({ transport: below[0] });
   await Promise.all([client.handshake(), server.handshake()]);
   return { client, server, below };
-}
-
-async function writeAll(to: Transport, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) {
-    at += await to.write(bytes.subarray(at));
-  }
 }
 
 async function readAll(from: Transport): Promise<Uint8Array> {
