@@ -18,16 +18,20 @@
 // Whoever comes takes from the common part. How far he may fill it depends on
 // the bytes that his connection has moved to their end before, its worth: who
 // wants to hold memory to no purpose must first have done as much to purpose.
-// As long as there is plenty, strangers take it in steps, as their bytes come;
-// while it is short, only so many go on as find room for all of their frames, the
-// oldest first, so that what is begun always comes to its end.
 //
-// Who finds no room waits in line, and gets a turn: room for all of its frame,
-// whatever becomes of the common part. Half of the turns go to the one that has
-// waited longest, as long as everybody can be served within a reasonable time so;
-// else almost all go to the one that came last, so that a newcomer does not have
-// to outwait a thousand who only pretend to be sending. While anybody waits,
-// those who hold memory and move too slowly are cut, the slowest first.
+// As long as there is plenty, a stranger's frame takes memory in steps, as its
+// bytes come. Many frames that each hold a part and wait for more would fill the
+// memory to no purpose. So, while memory is short, a stranger goes on only where
+// all of his frame finds room. What is begun goes on first, the oldest first.
+//
+// Who finds no room waits in line, and gets a turn: room for all of his frame,
+// whatever becomes of the common part. If few wait, half of the turns go to the
+// one that has waited longest, and everybody is served within a reasonable time.
+// If many wait, almost all turns go to the one that came last: a newcomer need not
+// outwait a thousand who only pretend to be sending.
+//
+// While anybody waits, those who hold memory and move too slowly are cut, the
+// slowest first.
 
 import { namedError } from "./_errors.ts";
 import { Sweeper } from "./_timers.ts";
@@ -55,13 +59,14 @@ const REGULAR = 16;
  * it has moved so many bytes. */
 const PROVEN_SMALL = 4 * 1024;
 
-/** While no more wait than were let in within this time, in milliseconds, every
- * other one let in is the oldest, and everybody's turn comes within twice as
- * long. If more wait, most would have given up before it is their turn, and it is
- * almost always that of the newest, who has not. */
+/** Few wait if no more do than were let in within this time, in milliseconds. */
 const RECENT = 10_000;
-const OLDEST_EVERY = 2;
-const OLDEST_EVERY_OF_MANY = 64;
+
+/** One in so many that are let in is the oldest, the others are the newest. If few
+ * wait, everybody is let in within twice `RECENT` so. If many wait, most of them
+ * would have given up before; the newest has not. */
+const OLDEST_OF_FEW = 2;
+const OLDEST_OF_MANY = 64;
 
 /** A frame's rate has no meaning without a `readTimeout`; this one is taken. */
 const DEFAULT_READ_TIMEOUT = 30_000;
@@ -102,7 +107,7 @@ export class Share {
   held = 0;
   /** Bytes set aside for its turn; 0 without one. */
   turn = 0;
-  /** Bytes set aside for it in the common part, until its frame has ended. */
+  /** Bytes set aside in the common part until its frame has ended; 0 if none are. */
   reserved = 0;
   /** It does not move because of us, and is not judged for it. */
   paused = false;
@@ -143,8 +148,11 @@ export class Share {
  *
  * - What is asked for is granted at once or when there is room; what is held is
  *   never taken back, unless its connection is cut.
- * - Each call takes the same time, however many hold or wait. A look takes
- *   time for each that holds, and there are looks only while somebody waits.
+ * - A call takes the same time, however many hold or wait, with one exception: a
+ *   frame that goes on waits at the place of its age, and so passes the younger
+ *   ones in its line.
+ * - A look takes time for each that holds, and there are looks only while somebody
+ *   waits.
  */
 export class Budget {
   /** The longest frame, in bytes. */
@@ -252,7 +260,7 @@ export class Budget {
       this.hold(share, bytes);
       return true;
     }
-    // What goes on with a frame has the frame's place in line.
+    // A frame that goes on keeps the place in line that it had at first.
     if (share.held === 0) share.ticket = this.#tickets++;
     share.wanted = bytes;
     share.whole = Math.max(whole, bytes);
@@ -263,9 +271,6 @@ export class Budget {
       : share.held > 0
       ? this.#begun
       : this.#fresh;
-    // While memory is short, only so many strangers go on as can come to the end
-    // of their frames: many that each hold a part and wait for more would fill
-    // the memory to no purpose.
     const isShort = this.waiting > 0 || this.#frames >= this.#forStrangers / 2;
     const isStranger = line === this.#begun || line === this.#fresh;
     share.toReserve = isShort && isStranger ? share.whole : 0;
@@ -482,7 +487,7 @@ export class Budget {
     for (const line of [this.#freshToBegin, this.#fresh]) {
       // What is begun comes first: it was there before, and ends sooner.
       if (line === this.#fresh && this.#begun.length > 0) continue;
-      const share = line.queue.isOldests ? line.first : line.last;
+      const share = line.queue.prefersOldest ? line.first : line.last;
       if (this.#fits(share, line)) return share;
     }
     return null;
@@ -499,7 +504,7 @@ export class Budget {
   #giveTurn(direction: "in" | "out"): boolean {
     const queue = direction === "in" ? this.#in : this.#out;
     const { oldest } = queue;
-    const preferred = queue.isOldests ? oldest : queue.newest;
+    const preferred = queue.prefersOldest ? oldest : queue.newest;
     // Who has waited longest is not passed for being large: the room that it
     // needs is kept until there is enough.
     const share = this.#hasTurn(preferred) ? preferred : oldest;
@@ -531,7 +536,7 @@ export class Budget {
     if (share !== this.#asking) share.owner.granted();
   }
 
-  /** What it has asked for, in the common part or by a turn. */
+  /** Has it hold what it has asked for, by a turn or else in the common part. */
   #give(share: Share, turn: number): void {
     const before = counted(share);
     share.reserved = turn > 0 ? 0 : share.toReserve;
@@ -568,8 +573,9 @@ class Queue {
   readonly #lines: Line[] = [];
   /** Shares in its lines. */
   length = 0;
-  /** How many were let in, and of late. */
+  /** How many were let in. */
   #picked = 0;
+  /** The same within `RECENT`, as an average that fades. */
   #pickedLately = 0;
 
   /** Another line of the queue. */
@@ -588,11 +594,12 @@ class Queue {
   }
 
   /** Whether the oldest is next, rather than the newest. */
-  get isOldests(): boolean {
-    const isFew = this.length <= this.#pickedLately;
-    return this.#picked % (isFew ? OLDEST_EVERY : OLDEST_EVERY_OF_MANY) === 0;
+  get prefersOldest(): boolean {
+    const areFew = this.length <= this.#pickedLately;
+    return this.#picked % (areFew ? OLDEST_OF_FEW : OLDEST_OF_MANY) === 0;
   }
 
+  /** One of its shares is let in. */
   picked(): void {
     this.#picked++;
     this.#pickedLately++;
@@ -623,7 +630,7 @@ class Line {
     let previous = this.last;
     let next: Share | null = null;
     if (this.first !== null && share.ticket < this.first.ticket) {
-      // It was first before, has got some of what it needs, and is first again.
+      // As a rule: it was first before, got some of what it needs, and goes on.
       [previous, next] = [null, this.first];
     }
     while (previous !== null && share.ticket < previous.ticket) {

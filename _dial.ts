@@ -144,7 +144,8 @@ export class Dialler {
     const abort = () => closeTransport(transport);
     signal.addEventListener("abort", abort);
     try {
-      // It may have been given up in the moment in which it stood.
+      // The dial may have been given up in the very moment in which the
+      // connection stood: then nobody was left to close it.
       signal.throwIfAborted();
       const conn = new Handshake(transport, this.#frame, { signal });
       let readBefore: ReadAhead;

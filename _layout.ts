@@ -237,7 +237,8 @@ export function readUint(
   return readAnyUint(chunk, at, width, little);
 }
 
-/** The general way, apart: what is small is compiled into its callers. */
+/** Any other number. The loop stands apart, since V8 compiles only what is small
+ * into its callers. */
 function readAnyUint(
   chunk: Uint8Array,
   at: number,

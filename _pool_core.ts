@@ -31,9 +31,11 @@ const LIFETIME_SPREAD = 0.1;
 /** And by no less than this share where a replacement must stand before. */
 const LEAST_LEAD = 0.05;
 
-/** So many more resources in a row than may be open can be evicted before they
- * are delivered: what happens more often is the factory's own doing. */
+/** When all are evicted, at most `maxCap` calls of the factory are under way, and
+ * what they deliver is closed. Where so many more in a row come to the same end,
+ * the factory itself evicts. */
 const MAX_OUTDATED = 100;
+
 /** How close together the reaper looks for what needs a replacement, as a part of
  * `maxLifetime` or of its interval. */
 const CLOSEST_LOOKS = 0.01;
@@ -796,8 +798,6 @@ export class PoolCore<T> {
     this.#totals.openedCount++;
     this.#lastFailure = undefined;
     this.#backoff.reset();
-    // Calls that were under way when all were evicted are nobody's fault, and are
-    // at most as many as may be open.
     const isOutdated = generation !== this.#generation;
     this.#outdated = isOutdated ? this.#outdated + 1 : 0;
     const mayCharge = this.#outdated === 0 ||

@@ -206,9 +206,9 @@ export class ConnectionMemory {
   room(decoder: FrameDecoder): Uint8Array<ArrayBuffer> | null {
     const { buffered, frameLength } = decoder;
     if (this.#kept === 0) this.#budget.resume(this.#in);
-    // While memory is short, what there is is used up first, but for the last
-    // step: the decoder takes it as soon as it is paid for. What was waited for
-    // is taken.
+    // While memory is short, the room at hand is used up before more is asked
+    // for. It is not so for the last step, which the decoder takes as soon as it
+    // is paid for, nor where memory was waited for and is granted now.
     const saves = this.#left >= MIN_STEP && 2 * buffered < frameLength &&
       this.#in.held <= this.#counted && !this.#budget.isAmple;
     const step = saves ? 0 : this.#step;
@@ -263,6 +263,7 @@ export class ConnectionMemory {
     this.#countInput();
   }
 
+  /** What the frame that comes in is to be counted as. */
   get #counted(): number {
     return Math.max(0, this.#kept + this.#memory - UNCOUNTED);
   }

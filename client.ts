@@ -283,8 +283,8 @@ export interface ClientOptions extends FrameOptions {
   requestTimeout?: number;
   /**
    * Most requests in flight on one connection, at least 1. With `correlation`,
-   * more than there are ids counts as so many. Requests share a connection only when all
-   * `maxCap` are busy.
+   * there are at most as many as there are ids, whatever is given. Requests share
+   * a connection only when all `maxCap` are busy.
    *
    * @default {1, with correlation 128}
    */
