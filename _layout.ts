@@ -67,13 +67,34 @@ export interface Layout {
 
 const DEFAULT_LAYOUT: Layout = complete({}, undefined);
 
+/** How many layouts are remembered, to be shared. */
+const MAX_SHARED = 8;
+
+/** What was resolved last. Connections of one server have one layout for requests
+ * and one for responses: each would keep two of its own for as long as it lives,
+ * which is a thirtieth of what an idle one costs. */
+const shared: Layout[] = [DEFAULT_LAYOUT];
+
 /** Checks and completes the options of a layout. */
 export function resolveLayout(
   options: LayoutOptions | undefined,
   id?: IdOptions | undefined,
 ): Layout {
   if (options === undefined && id === undefined) return DEFAULT_LAYOUT;
-  return complete(options === undefined ? {} : options, id);
+  const layout = complete(options === undefined ? {} : options, id);
+  const same = shared.find((other) => areEqual(layout, other));
+  if (same !== undefined) return same;
+  shared.push(layout);
+  // The default stays, as the first.
+  if (shared.length > MAX_SHARED) shared.splice(1, 1);
+  return layout;
+}
+
+function areEqual(one: Layout, other: Layout): boolean {
+  for (const key in one) {
+    if (one[key as keyof Layout] !== other[key as keyof Layout]) return false;
+  }
+  return true;
 }
 
 function complete(options: LayoutOptions, id: IdOptions | undefined): Layout {

@@ -13,17 +13,21 @@
 // handed out. Three things pull at the size of the room:
 //
 //   silence    A pending read keeps its room alive, and a server has thousands
-//              of silent connections: they wait with MIN_ROOM, or with the room
-//              for a few bursts like their last one.
+//              of silent connections: they wait with FIRST_ROOM, with MIN_ROOM,
+//              or with the room for a few bursts like their last one.
 //   bursts     A read that fills its room says that more is waiting. The room
 //              grows with each such read, and shrinks with the first other one.
 //   frames     A frame that does not fit gets memory of its own, but only in
 //              proportion to the bytes of it that have arrived: what a stranger
 //              only claims is not reserved.
 
-/** The first room, and the least that an idle connection waits with: it takes a
- * batch of small requests in one read, so that their responses leave in one
- * write. */
+/** The first room. Whoever connects and says nothing, or little, makes others pay
+ * for no more. */
+const FIRST_ROOM = 512;
+
+/** The least room once something has come, as far as new memory is needed: it
+ * takes a batch of small requests in one read, so that their responses leave in
+ * one write. */
 const MIN_ROOM = 2 * 1024;
 
 /** The most room kept after a read that did not fill what it was offered: a
@@ -75,7 +79,7 @@ export class ReadBuffer {
   /** Room given out and not yet taken back: the most that may be filled. */
   #offered = 0;
   /** The room that the next chunk should have, learnt from the reads. */
-  #roomWanted = MIN_ROOM;
+  #roomWanted = FIRST_ROOM;
   /** How much the last burst brought: a read that did not fill its room, and
    * the full ones right before it. */
   #burst = 0;

@@ -24,7 +24,7 @@ Deno.test("A transport that makes figures up is an error", async () => {
   for (const n of [-1, NaN, 1.5, 1e9, "7", undefined, Infinity]) {
     const reading = new StubConnection({ read: () => n as number });
     assertEquals(await errorsOf(reading), [
-      `RangeError: Advanced bytes must be an integer from 0 to 2048, received ${
+      `RangeError: Advanced bytes must be an integer from 0 to 512, received ${
         JSON.stringify(n) ?? n
       }`.replace("null", String(n)),
     ]);
