@@ -15,6 +15,7 @@ import { namedError } from "./_errors.ts";
 import { countEmpty, READS_A_TURN } from "./_progress.ts";
 import { nextRealTurn, type Timer } from "./_timers.ts";
 import { closeTransport } from "./_transports.ts";
+import { MAX_COPIED } from "./_write_buffer.ts";
 import {
   FrameDecoder,
   FrameEncoder,
@@ -29,10 +30,6 @@ type Frame = Uint8Array<ArrayBuffer>;
 /** Bytes of requests that are encoded ahead of a write. What is encoded can
  * no longer be taken back, so it is not more than fills a write. */
 const MAX_BATCH = 64 * 1024;
-
-/** Longest payload that an encoder copies, an id that it puts in included, as its
- * documentation says. It refers to what is longer. */
-const MAX_COPIED = 16 * 1024;
 
 /** How long the fate of a write under way is awaited once its connection was
  * closed, and the end of a connection on which a write has failed. Both come
@@ -301,11 +298,8 @@ export class ClientConnection {
     if (this.#matching.worn) this.usable = false;
     // The bytes of one that is not copied are its owner's again, who may
     // change them before the rest of them is written.
-    return request.end <= this.#written || this.#isCopied(request);
-  }
-
-  #isCopied({ payload }: PendingRequest): boolean {
-    return payload.length + (this.#terms.requestId?.length ?? 0) <= MAX_COPIED;
+    return request.end <= this.#written ||
+      request.payload.length <= MAX_COPIED;
   }
 
   #cut(): void {

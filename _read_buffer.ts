@@ -39,6 +39,12 @@ const MAX_IDLE_ROOM = 17 * 1024;
  * saves no measurable time. */
 const MAX_ROOM = 64 * 1024;
 
+/** Once so many bytes of a frame have arrived, it may have all of its memory, if
+ * that is no more than `MAX_ROOM`. Where the last frame was one of those, and too
+ * long to be read at once, the next is waited for with this room: what it takes
+ * is copied, so it is no larger than it has to be. */
+const CLAIM_ROOM = 8 * 1024;
+
 /** Room smaller than this is not worth a read of its own. */
 const LEAST_ROOM = 256;
 
@@ -151,6 +157,8 @@ export class ReadBuffer {
     this.#wasFull = n === room && this.length !== frameLength;
     this.#roomWanted = this.#wasFull
       ? Math.min(MAX_ROOM, Math.max(this.#roomWanted, n) * ROOM_GROWTH)
+      : frameLength > MAX_IDLE_ROOM && frameLength <= MAX_ROOM
+      ? CLAIM_ROOM
       : Math.min(
         MAX_IDLE_ROOM,
         Math.max(MIN_ROOM, BURSTS * powerOfTwoFrom(this.#burst)),
@@ -256,6 +264,7 @@ export function freeMemory(memory: ArrayBuffer): void {
  * what is held, one might end just short of the whole and copy nearly all of it.
  */
 function frameSize(held: number, frameLength: number): number {
+  if (held >= CLAIM_ROOM && frameLength <= MAX_ROOM) return frameLength;
   const growth = held < LARGE_FRAME_HELD ? FRAME_GROWTH : LARGE_FRAME_GROWTH;
   // A step is as good as filled when no read's worth of room is left of it.
   const most = growth * (held + LEAST_ROOM);

@@ -5,6 +5,7 @@
 // to. Must not know: what a request is, and when its handler runs.
 
 import { type Budget, Share, UNCOUNTED } from "./_budget.ts";
+import { MAX_COPIED } from "./_write_buffer.ts";
 import { type FrameDecoder, FrameEncoder, type Transport } from "./codec.ts";
 
 /** By how many bytes the memory of a frame grows at first, and at least. */
@@ -14,9 +15,6 @@ const MIN_STEP = 4 * 1024;
 /** A step is at most so many times what the last read has brought: who sends
  * slowly gets memory slowly. */
 const STEP_GROWTH = 4;
-
-/** Payloads up to this size are copied by the encoder, and pin nothing. */
-const COPIED = 16 * 1024;
 
 /** What a view may leave unused of its buffer, beyond its own length, before it
  * is copied. */
@@ -83,7 +81,8 @@ export class ResponseEncoder extends FrameEncoder {
   }
 
   override push(payload: Uint8Array, id?: number): number {
-    if (payload.length <= COPIED) return super.push(payload, id);
+    // What is copied pins nothing.
+    if (payload.length <= MAX_COPIED) return super.push(payload, id);
     const response = compact(payload);
     const length = super.push(response, id);
     if (this.#budget !== undefined) this.#refer(response.buffer, length);

@@ -5,11 +5,20 @@
 
 import { concat } from "@std/bytes";
 
+/** Payloads up to this size are copied next to their header, so that many leave in
+ * one write; larger ones are written from where they stand. A second write costs
+ * more than copying this much. */
+export const MAX_COPIED = 32 * 1024;
+
 /** Size of a slab. Those who write in one turn share it, and it begins anew once
- * all of them have. It takes eight answers of 16 KiB, or what thirty connections
- * answer to a read of 4 KiB each. One that is too small is replaced in every
- * turn, which costs more than all that is copied into it. */
-const SLAB_SIZE = 128 * 1024;
+ * all of them have. It takes four answers of 32 KiB with their headers, or what
+ * thirty connections answer to a read of 4 KiB each. */
+const SLAB_SIZE = 132 * 1024;
+
+/** Slabs that are kept to be used again. A new one in every turn costs more than
+ * all that is copied into it: 32 connections that answer with 32 KiB each need
+ * eight at once. */
+const MAX_SPARE = 8;
 
 /** The most that small pieces are joined to: what fills a write. */
 const MAX_WRITE = 64 * 1024;
@@ -27,8 +36,8 @@ const NONE: Uint8Array[] = [];
  * Where buffers take room: an idle one holds nothing, and nobody allocates per
  * frame. A slab is filled from its start again whenever nothing in it is left to
  * be written, so that as a rule one is enough for all, and stays in the
- * processor's cache; one that cannot be cleared in time, because a peer reads
- * slowly, is left to those who use it.
+ * processor's cache. One that is full is left to those who use it, and kept for
+ * later once they are done.
  */
 class Slab {
   readonly bytes: Uint8Array<ArrayBuffer>;
@@ -49,6 +58,9 @@ const NO_SLAB = new Slab(0);
 
 /** The slab of all buffers that begin to be filled now. */
 let current = NO_SLAB;
+
+/** Slabs of `SLAB_SIZE` that nobody uses. */
+const spare: Slab[] = [];
 
 /** Bytes in the order in which they are to be written. */
 export class WriteBuffer {
@@ -98,9 +110,7 @@ export class WriteBuffer {
   }
 
   #reserveElsewhere(n: number): number {
-    if (n > current.size - current.used) {
-      current = new Slab(Math.max(SLAB_SIZE, n));
-    }
+    if (n > current.size - current.used) current = takeSlab(n);
     const slab = current;
     if (this.#share !== slab) {
       this.#share = slab;
@@ -158,8 +168,10 @@ export class WriteBuffer {
   /** Everything is written; the last to say so clears the slab. */
   #release(): void {
     const share = this.#share;
-    if (share !== NO_SLAB && --share.users === 0) share.used = 0;
     this.#share = NO_SLAB;
+    if (share === NO_SLAB || --share.users > 0) return;
+    share.used = 0;
+    if (share !== current) keepSlab(share);
   }
 
   /** Closes the open piece. */
@@ -188,4 +200,14 @@ export class WriteBuffer {
     if (count < 2) return;
     this.#sealed.splice(0, count, concat(this.#sealed.slice(0, count)));
   }
+}
+
+/** A slab with room for `n` bytes, which nobody uses. */
+function takeSlab(n: number): Slab {
+  const kept = n <= SLAB_SIZE ? spare.pop() : undefined;
+  return kept ?? new Slab(Math.max(SLAB_SIZE, n));
+}
+
+function keepSlab(slab: Slab): void {
+  if (slab.size === SLAB_SIZE && spare.length < MAX_SPARE) spare.push(slab);
 }

@@ -63,11 +63,7 @@ import { pair } from "./_memory_pipe.ts";
 import { show } from "./_options.ts";
 import { countEmpty } from "./_progress.ts";
 import { ReadBuffer } from "./_read_buffer.ts";
-import { WriteBuffer } from "./_write_buffer.ts";
-
-/** Payloads up to this size are copied next to their header, so that many
- * leave in one write; larger ones are written from where they stand. */
-const COPY_LIMIT = 16 * 1024;
+import { MAX_COPIED, WriteBuffer } from "./_write_buffer.ts";
 
 /** Of a larger payload so much is sent along with the header: a header alone
  * would cost the peer a read, and a packet where Nagle's algorithm is off. */
@@ -594,7 +590,7 @@ export class FrameDecoder {
  *
  * - Small frames are gathered into one chunk as they come, so that they can
  *   leave in one write.
- * - A payload over 16 KiB is not copied but for its first 8 KiB: it must not
+ * - A payload over 32 KiB is not copied but for its first 8 KiB: it must not
  *   change until it has been written.
  * - An encoder with nothing to write holds no memory.
  *
@@ -672,7 +668,7 @@ export class FrameEncoder {
   }
 
   /**
-   * Queues one payload as one frame. Up to 16 KiB are copied; what is larger
+   * Queues one payload as one frame. Up to 32 KiB are copied; what is larger
    * is referred to and must not change until it has been written.
    *
    * @param payload The bytes to frame.
@@ -708,7 +704,7 @@ export class FrameEncoder {
     const { offset, headerLength, inserted, idWidth } = layout;
     const body = checkPayload(layout, payload);
     const length = headerLength + body;
-    const copied = body <= COPY_LIMIT
+    const copied = payload.length <= MAX_COPIED
       ? length
       : Math.min(length, headerLength + this.#leadLength());
     const at = buffer.reserve(copied);
@@ -1313,7 +1309,7 @@ function isCopied(
   { inserted, maxLength }: Layout,
   payload: Uint8Array,
 ): boolean {
-  return payload instanceof Uint8Array && payload.length <= COPY_LIMIT &&
+  return payload instanceof Uint8Array && payload.length <= MAX_COPIED &&
     inserted + payload.length <= maxLength;
 }
 

@@ -11,44 +11,71 @@ import { readAll, writeAll } from "./wire.ts";
 
 const HEADER = 8;
 const READ = 64 * 1024;
+/** Where payloads may be kept: new memory for a few reads, and the least that is
+ * left of it for one. Larger ones would keep more alive, and are no faster. */
+const KEPT_READ = 16 * 1024;
+const LEAST = 4 * 1024;
 /** Longest payload. A longer one ends the connection. */
 const MAX_FRAME = 16 * 1024 * 1024;
 
 /** Small frames: reads of 64 KiB, a view for each payload, one output buffer,
  * and one write for each read. */
-export async function echoMany(conn: Deno.Conn): Promise<void> {
-  let input = new Uint8Array(READ);
+export function echoMany(conn: Deno.Conn): Promise<void> {
+  return echoViews(conn, { kept: false });
+}
+
+/** The same for payloads that may be kept, as what a library hands out may be:
+ * what was read is never written over. */
+export function echoKept(conn: Deno.Conn): Promise<void> {
+  return echoViews(conn, { kept: true });
+}
+
+async function echoViews(
+  conn: Deno.Conn,
+  { kept }: { kept: boolean },
+): Promise<void> {
+  const size = kept ? KEPT_READ : READ;
+  let input = new Uint8Array(size);
   let header = new DataView(input.buffer);
   let output = new Uint8Array(READ);
-  for (let held = 0;;) {
-    const n = await conn.read(input.subarray(held));
+  for (let start = 0, end = 0;;) {
+    const n = await conn.read(input.subarray(end));
     if (n === null) return;
-    const end = held + n;
-    let at = 0;
+    end += n;
+    let at = start;
     let out = 0;
+    /** Bytes of a frame that is not whole yet. */
     let wanted = 0;
     while (end - at >= HEADER) {
       const length = lengthAt(header, at);
-      wanted = HEADER + length;
-      if (wanted > end - at) break;
+      const whole = HEADER + length;
+      if (whole > end - at) {
+        wanted = whole;
+        break;
+      }
       const payload = new Uint8Array(input.buffer, at + HEADER, length);
       // An empty handler's place.
       output.set(payload, out + HEADER);
       writeHeader(output, out, payload.length);
-      at += wanted;
-      out += wanted;
+      at += whole;
+      out += whole;
     }
     if (out > 0) await writeAll(conn, output.subarray(0, out));
-    held = end - at;
-    if (wanted > input.length) {
-      const larger = new Uint8Array(wanted);
-      larger.set(input.subarray(at, end));
-      input = larger;
+    const room = kept ? input.length - at : input.length;
+    if (wanted > room || (kept && input.length - end < LEAST)) {
+      const next = new Uint8Array(Math.max(size, wanted));
+      next.set(input.subarray(at, end));
+      input = next;
       header = new DataView(input.buffer);
-      output = new Uint8Array(wanted);
-    } else if (held > 0 && at > 0) {
+      if (wanted > output.length) output = new Uint8Array(wanted);
+    } else if (kept) {
+      start = at;
+      continue;
+    } else if (end > at && at > 0) {
       input.copyWithin(0, at, end);
     }
+    start = 0;
+    end -= at;
   }
 }
 

@@ -25,6 +25,11 @@ const SIZES = [
 /** Connections that large frames come on. */
 const LARGE_CONNECTIONS = 4;
 
+/** Gives V8 an old space to begin with. It counts the buffers of frames against
+ * what it allows the old space, which is little where little else is held, and
+ * then collects all of it many times a second. */
+const OLD_SPACE = ["--v8-flags=--initial-old-space-size=256"];
+
 export function largeShape(payload: number): Shape {
   return { connections: LARGE_CONNECTIONS, batch: 1, payload };
 }
@@ -39,13 +44,21 @@ export const server: Part = {
 async function run(step: Step): Promise<Findings> {
   await using load = new Child("load.ts");
   await using servers = new AsyncDisposableStack();
-  const start = (name: string) =>
-    enter(load, servers.use(new Child("servers.ts")), name);
-  const byHand = await start("by hand");
-  const byHandLarge = await start("by hand, large");
-  const wirepool = await start("wirepool");
-  const correlated = await start("correlated");
-  const naive = await start("naive");
+  /** Servers of one process. Those that are held against each other have the same
+   * behind them: what V8 has learnt of a process shows in its rates. */
+  const start = (flags: string[] = []) => {
+    const child = servers.use(new Child("servers.ts", flags));
+    return (name: string) => enter(load, child, name);
+  };
+  const hand = start();
+  const byHand = await hand("by hand");
+  const byHandLarge = await hand("by hand, large");
+  const kept = await start()("by hand, kept");
+  const wirepool = await start()("wirepool");
+  const correlated = await start()("correlated");
+  const naive = await start()("naive");
+  const handOldSpace = await start(OLD_SPACE)("by hand, large");
+  const oldSpace = await start(OLD_SPACE)("wirepool");
   const options = (what: string) => ({
     rounds: ROUNDS,
     seconds: SECONDS,
@@ -60,7 +73,13 @@ async function run(step: Step): Promise<Findings> {
   );
   const fifty = await contest(
     load,
-    { "by hand": byHand, wirepool, "wirepool, correlated": correlated, naive },
+    {
+      "by hand": byHand,
+      "by hand, kept": kept,
+      wirepool,
+      "wirepool, correlated": correlated,
+      naive,
+    },
     FIFTY,
     options("64 bytes, 50 frames at a time"),
   );
@@ -68,7 +87,12 @@ async function run(step: Step): Promise<Findings> {
   for (const { size, payload } of SIZES) {
     const outcome = await contest(
       load,
-      { "by hand": byHandLarge, wirepool },
+      {
+        "by hand": byHandLarge,
+        wirepool,
+        "by hand, old space": handOldSpace,
+        "wirepool, old space": oldSpace,
+      },
       largeShape(payload),
       options(`${size} frames`),
     );
@@ -90,12 +114,37 @@ async function run(step: Step): Promise<Findings> {
         least: FIFTY_GOAL,
         profiled: true,
       },
+      // What nobody reaches who hands payloads out.
+      {
+        what: "The same by hand, into memory that may be kept",
+        figure: fifty.ratio("rate", "by hand, kept", "by hand"),
+        unit: "×",
+      },
+      {
+        what: "50 frames at a time, of that",
+        figure: fifty.ratio("rate", "wirepool", "by hand, kept"),
+        unit: "×",
+      },
       ...sizes.map(({ size, outcome }): Row => ({
         what: `${size} frames, of a loop by hand`,
         figure: outcome.ratio("rate", "wirepool", "by hand"),
         unit: "×",
         least: 1,
         profiled: true,
+      })),
+      ...sizes.map(({ size, outcome }): Row => ({
+        what: `${size} frames, both with a larger first old space`,
+        figure: outcome.ratio(
+          "rate",
+          "wirepool, old space",
+          "by hand, old space",
+        ),
+        unit: "×",
+      })),
+      ...sizes.map(({ size, outcome }): Row => ({
+        what: `${size} frames, with a larger first old space, of without`,
+        figure: outcome.ratio("rate", "wirepool, old space", "wirepool"),
+        unit: "×",
       })),
       {
         what: "50 frames at a time with correlation, of without",
@@ -121,6 +170,11 @@ async function run(step: Step): Promise<Findings> {
         figure: fifty.ratio("cpu", "wirepool", "by hand"),
         unit: "×",
         most: 1.1,
+      },
+      {
+        what: "The same by hand, into memory that may be kept",
+        figure: fifty.ratio("cpu", "by hand, kept", "by hand"),
+        unit: "×",
       },
       ...sizes.map(({ size, outcome }): Row => ({
         what: `Server CPU for ${size} frames, of a loop by hand`,

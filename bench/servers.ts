@@ -2,7 +2,7 @@
 
 import process from "node:process";
 import { serve } from "../server.ts";
-import { echoLarge, echoMany } from "./by_hand.ts";
+import { echoKept, echoLarge, echoMany } from "./by_hand.ts";
 import { answer, sleep } from "./child.ts";
 import { ECHO_SERVICE, type Grpc, importPeer } from "./peers.ts";
 import {
@@ -31,6 +31,7 @@ const SERVERS: Record<string, () => number | Promise<number | null>> = {
   /** Answers each request with LARGE_RESPONSE. */
   large: () => listen(respondLarge),
   "by hand": () => listen(echoMany),
+  "by hand, kept": () => listen(echoKept),
   "by hand, large": () => listen(echoLarge),
   /** Echoes bytes as they come; it parses nothing. */
   raw: () => listen((conn) => echo(conn, 64 * 1024)),

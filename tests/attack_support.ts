@@ -349,7 +349,7 @@ function runServer(options: ServeOptions): void {
       case LARGE:
         return new Uint8Array(LARGEST).fill(1);
       case PINNED:
-        return request.subarray(0, 17 * KIB);
+        return request.subarray(0, 33 * KIB);
       case FIGURES:
         return new TextEncoder().encode(JSON.stringify(server.stats()));
       default:

@@ -395,6 +395,60 @@ Deno.test("Messages that come one by one, of up to 16 KiB, take one read each an
   }
 });
 
+Deno.test("Messages that come one by one, of up to 64 KiB, take two reads each, and little of them is copied", () => {
+  for (const size of [18 * KIB, 24 * KIB, 32 * KIB, 48 * KIB, 64 * KIB - 8]) {
+    const wire = encodeFrame(pattern(size));
+    const decoder = new FrameDecoder();
+    const receive = () => {
+      let reads = 0;
+      for (let at = 0; at < wire.length; reads++) {
+        const room = decoder.space();
+        const n = Math.min(room.length, wire.length - at);
+        room.set(wire.subarray(at, at + n));
+        decoder.advance(n);
+        at += n;
+        while (decoder.decode() !== null);
+      }
+      return reads;
+    };
+    // The first ones are still finding out.
+    for (let i = 0; i < 10; i++) receive();
+    const count = 100;
+    const { result, copied, allocated } = Meter.run(() => {
+      let reads = 0;
+      for (let i = 0; i < count; i++) reads += receive();
+      return reads;
+    });
+    assertEquals(result, 2 * count, `reads for frames of ${size} bytes`);
+    // Once by this test itself.
+    assertLessOrEqual(copied, count * (wire.length + 9 * KIB), `${size}`);
+    // A full room may mean that another frame is behind.
+    const most = Math.max(wire.length, 32 * KIB);
+    assertLessOrEqual(allocated, count * most + 8 * KIB, `${size}`);
+    assertLessOrEqual(decoder.space().buffer.byteLength, 9 * KIB, `${size}`);
+  }
+});
+
+Deno.test("Encoders that answer in one turn use the same memory in the next", () => {
+  const encoders = Array.from({ length: 32 }, () => new FrameEncoder());
+  const payload = pattern(32 * KIB);
+  const turn = () => {
+    for (const encoder of encoders) encoder.push(payload);
+    for (const encoder of encoders) {
+      const chunk = encoder.chunk();
+      assertEquals(chunk?.length, 8 + payload.length);
+      encoder.advance(8 + payload.length);
+      assertEquals(encoder.buffered, 0);
+    }
+  };
+  turn();
+  const { copied, allocations } = Meter.run(() => {
+    for (let i = 0; i < 20; i++) turn();
+  });
+  assertEquals(allocations, 0);
+  assertEquals(copied, 20 * 32 * payload.length);
+});
+
 Deno.test("Once a quarter of a frame has come, the room takes all the rest of it", () => {
   // Where the frame starts in the room must not matter.
   for (const before of [0, 1000, 1990, 40_000, 65_000]) {

@@ -14,7 +14,7 @@ import {
   FrameTooLargeError,
   InvalidFrameLengthError,
 } from "../codec.ts";
-import { bytes, MIB, pattern } from "./bytes_support.ts";
+import { bytes, KIB, MIB, pattern } from "./bytes_support.ts";
 import { referenceEncode } from "./codec_reference_support.ts";
 import { takeAll, W1, W2, W4 } from "./codec_support.ts";
 import { isCollected } from "./memory_support.ts";
@@ -149,6 +149,30 @@ Deno.test("FrameEncoder copies small payloads at push() and refers to large ones
     concat(out),
     concat([bytes(0, 0, 0, 5, "small", 0, 16, 0, 0), large]),
   );
+});
+
+Deno.test("FrameEncoder copies payloads of up to 32 KiB, in whatever layout", () => {
+  const layouts: ConstructorParameters<typeof FrameEncoder>[] = [
+    [],
+    [{}, { length: 4 }],
+    [{ lengthFieldLength: 4 }, { length: 4 }],
+    [{ lengthFieldLength: 4, lengthFieldOffset: 3 }],
+    [{ lengthFieldLength: 4 }, { length: 4, offset: 5 }],
+  ];
+  for (const layout of layouts) {
+    for (
+      const [length, isCopied] of [[32 * KIB, true], [32 * KIB + 1, false]]
+    ) {
+      const encoder = new FrameEncoder(...layout);
+      const payload = new Uint8Array(length as number);
+      encoder.push(payload);
+      payload[payload.length - 1] = 1;
+      const chunks = takeAll(encoder);
+      const what = `${JSON.stringify(layout)}, ${length}`;
+      assertEquals(chunks.length, isCopied ? 1 : 2, what);
+      assertEquals(chunks.at(-1)!.at(-1), isCopied ? 0 : 1, what);
+    }
+  }
 });
 
 Deno.test("FrameEncoder puts the payload's first bytes before the length field, small or large", () => {
