@@ -6,19 +6,18 @@ import { contest, enter, type Shape } from "./contest.ts";
 import { interleave, ratio } from "./measure.ts";
 import type { Findings, Measurement, Part, Row, Step } from "./measure.ts";
 import { CALLERS } from "./part_client.ts";
-import { FIFTY, largeShape, ONE } from "./part_server.ts";
+import { FIFTY, largeShape, ONE, SIZES } from "./part_server.ts";
 
 const ROUNDS = 11;
 const SECONDS = 0.25;
 
-const KIB = 1024;
 const SHAPES: { what: string; shape: Shape }[] = [
   { what: "One frame of 64 bytes at a time", shape: ONE },
   { what: "50 frames at a time", shape: FIFTY },
-  { what: "16 KiB frames", shape: largeShape(16 * KIB) },
-  { what: "64 KiB frames", shape: largeShape(64 * KIB) },
-  { what: "256 KiB frames", shape: largeShape(256 * KIB) },
-  { what: "1 MiB frames", shape: largeShape(1024 * KIB) },
+  ...SIZES.map(({ size, payload }) => ({
+    what: `${size} frames`,
+    shape: largeShape(payload),
+  })),
 ];
 
 const CALLS = [

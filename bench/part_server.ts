@@ -16,8 +16,9 @@ export const FIFTY: Shape = { connections: 32, batch: 50, payload: 64 };
 export const FIFTY_GOAL = 0.95;
 
 const KIB = 1024;
-const SIZES = [
+export const SIZES = [
   { size: "16 KiB", payload: 16 * KIB },
+  { size: "32 KiB", payload: 32 * KIB },
   { size: "64 KiB", payload: 64 * KIB },
   { size: "256 KiB", payload: 256 * KIB },
   { size: "1 MiB", payload: 1024 * KIB },
@@ -28,7 +29,7 @@ const LARGE_CONNECTIONS = 4;
 /** Gives V8 an old space to begin with. It counts the buffers of frames against
  * what it allows the old space, which is little where little else is held, and
  * then collects all of it many times a second. */
-const OLD_SPACE = ["--v8-flags=--initial-old-space-size=256"];
+export const OLD_SPACE = "--v8-flags=--initial-old-space-size=256";
 
 export function largeShape(payload: number): Shape {
   return { connections: LARGE_CONNECTIONS, batch: 1, payload };
@@ -57,8 +58,8 @@ async function run(step: Step): Promise<Findings> {
   const wirepool = await start()("wirepool");
   const correlated = await start()("correlated");
   const naive = await start()("naive");
-  const handOldSpace = await start(OLD_SPACE)("by hand, large");
-  const oldSpace = await start(OLD_SPACE)("wirepool");
+  const handOldSpace = await start([OLD_SPACE])("by hand, large");
+  const oldSpace = await start([OLD_SPACE])("wirepool");
   const options = (what: string) => ({
     rounds: ROUNDS,
     seconds: SECONDS,
@@ -144,6 +145,11 @@ async function run(step: Step): Promise<Findings> {
       ...sizes.map(({ size, outcome }): Row => ({
         what: `${size} frames, with a larger first old space, of without`,
         figure: outcome.ratio("rate", "wirepool, old space", "wirepool"),
+        unit: "×",
+      })),
+      ...sizes.map(({ size, outcome }): Row => ({
+        what: `The same of the loop by hand, ${size} frames`,
+        figure: outcome.ratio("rate", "by hand, old space", "by hand"),
         unit: "×",
       })),
       {
