@@ -395,6 +395,8 @@ export class ClientConnection {
       for (let empty = 0, discarded = 0;;) {
         const n = await this.#transport.read(this.#decoder.space());
         waited = true;
+        // What a read has brought as the connection was closed is nobody's.
+        if (this.#dead) return;
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);
         if (this.#discarding) {

@@ -11,6 +11,7 @@ import {
 } from "@std/assert";
 import {
   Client,
+  ClientClosedError,
   ConnectionLostError,
   RequestFailedError,
   RequestTimeoutError,
@@ -368,6 +369,25 @@ for (const id of [0, 2 ** 31, 2 ** 31 + 77, 2 ** 32 - 1]) {
     await client.close();
   });
 }
+
+Deno.test("What a read has brought as its connection was closed is no push", async () => {
+  const pushes: string[] = [];
+  const { server, client } = pair({
+    onPush: (payload: Uint8Array) => pushes.push(textOf(payload)),
+  });
+  const failing = rejection(client.send(ascii("a")));
+  const peer = await server.peer(0);
+  const [a] = await peer.expect("a");
+  // The read has its bytes, and nobody has looked at them yet.
+  const writing = [peer.send("", 2 ** 31 + a!), peer.send("push", 0)];
+  const closed = client.close({ signal: AbortSignal.abort("now") });
+  assertInstanceOf(await failing, ClientClosedError);
+  await closed;
+  await Promise.allSettled(writing);
+  for (let i = 0; i < 10; i++) await immediate();
+  assertEquals(pushes, []);
+  assertEquals(client.stats().pushes, 0);
+});
 
 Deno.test("A push that comes in pieces while the connection is idle is taken whole", async () => {
   const pushes: string[] = [];

@@ -71,12 +71,15 @@ export class MemoryPeer {
   }
 
   async #read(): Promise<void> {
+    // Not into a decoder's own room: there may be another decoder when the bytes
+    // have come.
+    const room = new Uint8Array(64 * 1024);
     try {
       for (;;) {
         while (this.#paused) await immediate();
-        const n = await this.#transport.read(this.#decoder.space());
+        const n = await this.#transport.read(room);
         if (n === null) break;
-        this.#decoder.advance(n);
+        this.#decoder.push(room.subarray(0, n));
         for (
           let payload = this.#decoder.decode();
           payload !== null;

@@ -6,7 +6,12 @@
  * `WIREPOOL_LONG=1` runs ten times the rounds. A failure names its seed;
  * `WIREPOOL_SEED=<seed>` draws the same round again.
  */
-import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertLessOrEqual,
+} from "@std/assert";
 import {
   Client,
   ClientClosedError,
@@ -32,6 +37,9 @@ const ROUNDS = longRun() ? 2000 : 200;
 
 /** Most requests of a round: hooks that send could go on for ever. */
 const MOST_REQUESTS = 150;
+
+/** Handshakes that have come to their end. */
+let greetings = 0;
 
 const GOAWAY = ascii("\0\0\0\0bye");
 
@@ -348,6 +356,7 @@ class Round {
     await conn.write(ascii("\0\0\0\0hello"));
     const answer = textOf(await conn.read());
     if (answer !== "welcome") this.#breaches.push(`Greeted with ${answer}`);
+    greetings++;
     if (random.once(5)) void conn.read();
     await this.#call();
   }
@@ -466,6 +475,7 @@ Deno.test("On every kind of wire, whatever far ends, handshakes and callbacks do
         assertEquals(unhandled, []);
       });
     }
+    assertGreater(greetings, ROUNDS / 4);
   } finally {
     removeEventListener("unhandledrejection", note);
     Math.random = chance;
