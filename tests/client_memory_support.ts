@@ -74,26 +74,29 @@ export class MemoryPeer {
     // Not into a decoder's own room: there may be another decoder when the bytes
     // have come.
     const room = new Uint8Array(64 * 1024);
-    try {
-      for (;;) {
-        while (this.#paused) await immediate();
-        const n = await this.#transport.read(room);
-        if (n === null) break;
-        this.#decoder.push(room.subarray(0, n));
-        for (
-          let payload = this.#decoder.decode();
-          payload !== null;
-          payload = this.#decoder.decode()
-        ) {
-          const request = { id: this.#decoder.id, text: textOf(payload) };
-          this.requests.push(request);
-          this.#queue.push(request);
-          this.onRequest?.(request);
-        }
-        this.#waiting?.();
+    for (;;) {
+      while (this.#paused) await immediate();
+      let n: number | null;
+      try {
+        n = await this.#transport.read(room);
+      } catch {
+        // It was closed.
+        break;
       }
-    } catch {
-      // It was closed.
+      if (n === null) break;
+      // What this throws, a bad frame or a damaged request, fails the test.
+      this.#decoder.push(room.subarray(0, n));
+      for (
+        let payload = this.#decoder.decode();
+        payload !== null;
+        payload = this.#decoder.decode()
+      ) {
+        const request = { id: this.#decoder.id, text: textOf(payload) };
+        this.requests.push(request);
+        this.#queue.push(request);
+        this.onRequest?.(request);
+      }
+      this.#waiting?.();
     }
     this.ended = true;
     if (this.endsBack) this.end();
