@@ -1,5 +1,5 @@
 /** Servers on real sockets that do to a client what the test says. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, AssertionError } from "@std/assert";
 import { concat } from "@std/bytes";
 import { encodeFrame, FrameReader } from "../codec.ts";
 import { ascii, textOf } from "./bytes_support.ts";
@@ -108,9 +108,10 @@ export class ScriptedServer {
       }
       const index = this.peers.length - 1;
       serving.push(
-        serve(peer, index).catch(() => {}).then(() => {
-          peer.conn[Symbol.dispose]();
-        }),
+        serve(peer, index).catch((error) => {
+          // It may end in any way, but what a test asserts is to fail it.
+          if (error instanceof AssertionError) throw error;
+        }).finally(() => peer.conn[Symbol.dispose]()),
       );
     }
     await Promise.all(serving);
