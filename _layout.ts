@@ -70,9 +70,7 @@ const DEFAULT_LAYOUT: Layout = complete({}, undefined);
 /** How many layouts are remembered, to be shared. */
 const MAX_SHARED = 8;
 
-/** What was resolved last. Connections of one server have one layout for requests
- * and one for responses: each would keep two of its own for as long as it lives,
- * which is a thirtieth of what an idle one costs. */
+/** The layouts that were shared last. */
 const shared: Layout[] = [DEFAULT_LAYOUT];
 
 /** Checks and completes the options of a layout. */
@@ -81,7 +79,21 @@ export function resolveLayout(
   id?: IdOptions | undefined,
 ): Layout {
   if (options === undefined && id === undefined) return DEFAULT_LAYOUT;
-  const layout = complete(options === undefined ? {} : options, id);
+  return complete(options === undefined ? {} : options, id);
+}
+
+/**
+ * The same for what keeps its layout, as a connection does. All connections of a
+ * server have equal layouts, one for requests and one for responses. Two layouts
+ * of its own would be a thirtieth of what an idle connection costs.
+ *
+ * @returns The layout that others have, where an equal one is remembered.
+ */
+export function shareLayout(
+  options: LayoutOptions | undefined,
+  id: IdOptions | undefined,
+): Layout {
+  const layout = resolveLayout(options, id);
   const same = shared.find((other) => areEqual(layout, other));
   if (same !== undefined) return same;
   shared.push(layout);

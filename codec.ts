@@ -55,6 +55,7 @@ import {
   readSimpleLength,
   readUint,
   resolveLayout,
+  shareLayout,
   writeLengthField,
   writeSimpleLength,
   writeUint,
@@ -372,7 +373,7 @@ export class FrameDecoder {
    * of its range.
    */
   constructor(options?: FrameOptions, idField?: FrameIdField) {
-    this.#layout = resolveLayout(options, idField);
+    this.#layout = shareLayout(options, idField);
   }
 
   /** The id of the last frame that was decoded; 0 before the first, and where
@@ -620,7 +621,7 @@ export class FrameEncoder {
    * of its range.
    */
   constructor(options?: FrameOptions, idField?: FrameIdField) {
-    this.#layout = resolveLayout(options, idField);
+    this.#layout = shareLayout(options, idField);
   }
 
   /** The layout with its defaults filled in, for others that are to agree. */

@@ -17,9 +17,9 @@ import {
   FrameEncoder,
   type FrameOptions,
 } from "../codec.ts";
-import { resolveLayout } from "../_layout.ts";
+import { shareLayout } from "../_layout.ts";
 import { bytes, KIB, MIB, pattern } from "./bytes_support.ts";
-import { Meter } from "./memory_support.ts";
+import { type Cost, Meter } from "./memory_support.ts";
 
 /** The most that may wait on a connection that has fallen silent: a message of
  * 16 KiB with its header. */
@@ -115,16 +115,7 @@ Deno.test("Reads of every size move unfinished bytes only, and seldom", () => {
     for (const size of [1, 100, 1500, 9000, 64 * KIB]) {
       const { result, copied, allocated } = Meter.run(() => {
         const decoder = new FrameDecoder({ lengthFieldLength: 4 });
-        let frames = 0;
-        for (let at = 0; at < input.length;) {
-          const room = decoder.space();
-          const n = Math.min(size, room.length, input.length - at);
-          room.set(input.subarray(at, at + n));
-          decoder.advance(n);
-          at += n;
-          while (decoder.decode() !== null) frames++;
-        }
-        return frames;
+        return feed(decoder, input, size);
       });
       const label = `frames of ${frameLength} in reads of ${size}`;
       assertEquals(result, count, label);
@@ -327,24 +318,25 @@ Deno.test("A decoder's room grows while reads fill it, and shrinks when they sto
   }
 });
 
-Deno.test("Connections with one layout share it, however often it is resolved", () => {
+Deno.test("Connections with one layout share it", () => {
   const frame = (maxFrameLength: number): FrameOptions => ({
     lengthFieldLength: 4,
     maxFrameLength,
   });
-  const layouts = [100, 200].map((most) => resolveLayout(frame(most)));
+  const layouts = [100, 200].map((most) => shareLayout(frame(most), undefined));
   assert(layouts[0] !== layouts[1]);
   // Others come and go, more than are remembered.
   for (let i = 0; i < 20; i++) {
-    resolveLayout(frame(1000 + i), { length: 4 });
+    shareLayout(frame(1000 + i), { length: 4 });
     for (const [index, most] of [100, 200].entries()) {
-      const again = resolveLayout(frame(most));
+      const again = shareLayout(frame(most), undefined);
       assertEquals(again.maxLength, most);
       if (i < 4) assert(again === layouts[index], `${most}`);
     }
   }
-  assert(resolveLayout({}) === resolveLayout(undefined));
-  assert(resolveLayout({}, { length: 4 }) !== resolveLayout({}));
+  const standard = shareLayout({}, undefined);
+  assert(standard === shareLayout(undefined, undefined));
+  assert(standard !== shareLayout({}, { length: 4 }));
 });
 
 Deno.test("A silent connection waits with little memory after a large frame", () => {
@@ -363,28 +355,8 @@ Deno.test("Messages that come one by one, of up to 16 KiB, take one read each an
   for (const size of sizes) {
     const wire = encodeFrame(pattern(size));
     const decoder = new FrameDecoder();
-    const receive = () => {
-      let reads = 0;
-      for (let at = 0; at < wire.length;) {
-        const room = decoder.space();
-        assertLessOrEqual(room.buffer.byteLength, 64 * KIB);
-        const n = Math.min(room.length, wire.length - at);
-        room.set(wire.subarray(at, at + n));
-        decoder.advance(n);
-        at += n;
-        reads++;
-        while (decoder.decode() !== null);
-      }
-      return reads;
-    };
-    // The first ones are still finding out.
-    for (let i = 0; i < 10; i++) receive();
     const count = 1000;
-    const { result, copied, allocated } = Meter.run(() => {
-      let reads = 0;
-      for (let i = 0; i < count; i++) reads += receive();
-      return reads;
-    });
+    const { result, copied, allocated } = receiveOneByOne(decoder, wire, count);
     assertEquals(result, count, `reads for frames of ${size} bytes`);
     // Once by this test itself.
     assertLessOrEqual(copied, count * wire.length);
@@ -399,26 +371,8 @@ Deno.test("Messages that come one by one, of up to 64 KiB, take two reads each, 
   for (const size of [18 * KIB, 24 * KIB, 32 * KIB, 48 * KIB, 64 * KIB - 8]) {
     const wire = encodeFrame(pattern(size));
     const decoder = new FrameDecoder();
-    const receive = () => {
-      let reads = 0;
-      for (let at = 0; at < wire.length; reads++) {
-        const room = decoder.space();
-        const n = Math.min(room.length, wire.length - at);
-        room.set(wire.subarray(at, at + n));
-        decoder.advance(n);
-        at += n;
-        while (decoder.decode() !== null);
-      }
-      return reads;
-    };
-    // The first ones are still finding out.
-    for (let i = 0; i < 10; i++) receive();
     const count = 100;
-    const { result, copied, allocated } = Meter.run(() => {
-      let reads = 0;
-      for (let i = 0; i < count; i++) reads += receive();
-      return reads;
-    });
+    const { result, copied, allocated } = receiveOneByOne(decoder, wire, count);
     assertEquals(result, 2 * count, `reads for frames of ${size} bytes`);
     // Once by this test itself.
     assertLessOrEqual(copied, count * (wire.length + 9 * KIB), `${size}`);
@@ -428,6 +382,35 @@ Deno.test("Messages that come one by one, of up to 64 KiB, take two reads each, 
     assertLessOrEqual(decoder.space().buffer.byteLength, 9 * KIB, `${size}`);
   }
 });
+
+/** Has a decoder receive a message again and again, each behind the end of the
+ * last; tells how many reads `count` of them took, and what they cost. */
+function receiveOneByOne(
+  decoder: FrameDecoder,
+  wire: Uint8Array,
+  count: number,
+): Cost<number> {
+  const receive = () => {
+    let reads = 0;
+    for (let at = 0; at < wire.length; reads++) {
+      const room = decoder.space();
+      assertLessOrEqual(room.buffer.byteLength, 64 * KIB);
+      const n = Math.min(room.length, wire.length - at);
+      room.set(wire.subarray(at, at + n));
+      decoder.advance(n);
+      at += n;
+      while (decoder.decode() !== null);
+    }
+    return reads;
+  };
+  // The first ones are still finding out.
+  for (let i = 0; i < 10; i++) receive();
+  return Meter.run(() => {
+    let reads = 0;
+    for (let i = 0; i < count; i++) reads += receive();
+    return reads;
+  });
+}
 
 Deno.test("Encoders that answer in one turn use the same memory in the next", () => {
   const encoders = Array.from({ length: 32 }, () => new FrameEncoder());

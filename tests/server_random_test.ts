@@ -242,18 +242,17 @@ class Peer {
       assertEquals(this.reasons, ["shutdown"]);
       assertLessOrEqual(handled.length, failure);
     }
-    // What is cut short may be so in the midst of the goaway.
-    const isCut = stopped === "forced" || end === "reset" ||
-      end === "failing write";
+    // The peer may have ended it in the midst of the goaway.
+    const isBroken = end === "reset" || end === "failing write";
     const gone = concat([
       ...answers.filter(([i]) => i! < handled.length).map(frame),
       ...(goaway === undefined ? [] : [frame(goaway)]),
     ]);
     assert(
-      startsWith(all, bytes) || (isCut && startsWith(gone, bytes)),
+      startsWith(all, bytes) || (isBroken && startsWith(gone, bytes)),
       "something else was written",
     );
-    if (isCut) return;
+    if (stopped === "forced" || isBroken) return;
     if (this.reasons[0] === "handshake") {
       // The stream ended in the handshake, or was none.
       assertEquals(handled.length, 0);
