@@ -395,7 +395,8 @@ export class ClientConnection {
       for (let empty = 0, discarded = 0;;) {
         const n = await this.#transport.read(this.#decoder.space());
         waited = true;
-        // What a read has brought as the connection was closed is nobody's.
+        // The read may have had its bytes before the connection was closed. Its
+        // requests have failed since, so that a late answer would seem a push.
         if (this.#dead) return;
         if (n === null) throw ended();
         empty = countEmpty("read", n, empty);

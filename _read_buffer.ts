@@ -13,21 +13,21 @@
 // handed out. Three things pull at the size of the room:
 //
 //   silence    A pending read keeps its room alive, and a server has thousands
-//              of silent connections: they wait with FIRST_ROOM, with MIN_ROOM,
-//              or with the room for a few bursts like their last one.
+//              of silent connections. Those that have said little so far wait
+//              with FIRST_ROOM. The others wait with room for a few bursts like
+//              their last one, or with MIN_ROOM at least.
 //   bursts     A read that fills its room says that more is waiting. The room
 //              grows with each such read, and shrinks with the first other one.
 //   frames     A frame that does not fit gets memory of its own, but only in
 //              proportion to the bytes of it that have arrived: what a stranger
 //              only claims is not reserved.
 
-/** The first room. Whoever connects and says nothing, or little, makes others pay
- * for no more. */
+/** The first room. It is small, since anybody can open connections that stay
+ * silent. */
 const FIRST_ROOM = 512;
 
-/** The least room once something has come, as far as new memory is needed: it
- * takes a batch of small requests in one read, so that their responses leave in
- * one write. */
+/** The least size of any later room. It takes a batch of small requests in one
+ * read, so that their responses leave in one write. */
 const MIN_ROOM = 2 * 1024;
 
 /** The most room kept after a read that did not fill what it was offered: a
@@ -39,10 +39,10 @@ const MAX_IDLE_ROOM = 17 * 1024;
  * saves no measurable time. */
 const MAX_ROOM = 64 * 1024;
 
-/** Once so many bytes of a frame have arrived, it may have all of its memory, if
- * that is no more than `MAX_ROOM`. Where the last frame was one of those, and too
- * long to be read at once, the next is waited for with this room: what it takes
- * is copied, so it is no larger than it has to be. */
+/** So many bytes pay for all of a frame's memory, if the frame is no longer than
+ * `MAX_ROOM`. After a frame of that kind which was too long for one read, the next
+ * one is waited for with this room. The bytes in this room will be copied to the
+ * frame's own memory, so the room is no larger than it has to be. */
 const CLAIM_ROOM = 8 * 1024;
 
 /** Room smaller than this is not worth a read of its own. */
@@ -262,6 +262,7 @@ export function freeMemory(memory: ArrayBuffer): void {
  * whole, or the whole divided by the growth as often as need be. Steps that are
  * counted down from the whole copy a part of it at the last; counted up from
  * what is held, one might end just short of the whole and copy nearly all of it.
+ * A frame of up to MAX_ROOM has one step, behind its first CLAIM_ROOM.
  */
 function frameSize(held: number, frameLength: number): number {
   if (held >= CLAIM_ROOM && frameLength <= MAX_ROOM) return frameLength;

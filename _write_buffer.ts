@@ -6,18 +6,18 @@
 import { concat } from "@std/bytes";
 
 /** Payloads up to this size are copied next to their header, so that many leave in
- * one write; larger ones are written from where they stand. A second write costs
- * more than copying this much. */
+ * one write: a second write would cost more than the copy. Larger payloads are
+ * written from where they stand. */
 export const MAX_COPIED = 32 * 1024;
 
-/** Size of a slab. Those who write in one turn share it, and it begins anew once
- * all of them have. It takes four answers of 32 KiB with their headers, or what
+/** Size of a slab. Those who write in one turn share a slab, and it is filled anew
+ * once all of them have written. It takes four answers of 32 KiB with their headers, or what
  * thirty connections answer to a read of 4 KiB each. */
 const SLAB_SIZE = 132 * 1024;
 
-/** Slabs that are kept to be used again. A new one in every turn costs more than
- * all that is copied into it: 32 connections that answer with 32 KiB each need
- * eight at once. */
+/** How many slabs are kept to be used again. A new slab in every turn would cost
+ * more than all that is copied into it. 32 connections that answer with 32 KiB
+ * each need eight at once. */
 const MAX_SPARE = 8;
 
 /** The most that small pieces are joined to: what fills a write. */
@@ -36,8 +36,8 @@ const NONE: Uint8Array[] = [];
  * Where buffers take room: an idle one holds nothing, and nobody allocates per
  * frame. A slab is filled from its start again whenever nothing in it is left to
  * be written, so that as a rule one is enough for all, and stays in the
- * processor's cache. One that is full is left to those who use it, and kept for
- * later once they are done.
+ * processor's cache. A full slab is left to those who use it. Once they are done,
+ * it is kept for later.
  */
 class Slab {
   readonly bytes: Uint8Array<ArrayBuffer>;

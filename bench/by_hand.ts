@@ -4,16 +4,17 @@
 // MAX_FRAME.
 //
 // What they leave out is what a library is for: other layouts, limits of time
-// and memory, handlers that wait, payloads that may be kept, an end that loses
-// nothing.
+// and memory, handlers that wait, an end that loses nothing. One of them lets
+// payloads be kept; the others read over what they handed out.
 
 import { readAll, writeAll } from "./wire.ts";
 
 const HEADER = 8;
 const READ = 64 * 1024;
-/** Where payloads may be kept: new memory for a few reads, and the least that is
- * left of it for one. Larger ones would keep more alive, and are no faster. */
+/** New memory where payloads may be kept: it takes a few reads. More would be no
+ * faster, and each payload would keep more alive. */
 const KEPT_READ = 16 * 1024;
+/** The least of it that is left for a read. */
 const LEAST = 4 * 1024;
 /** Longest payload. A longer one ends the connection. */
 const MAX_FRAME = 16 * 1024 * 1024;

@@ -18,8 +18,8 @@ const SECONDS = 0.5;
 /** Places with less of the time, in all columns, are added up. */
 const LEAST_SHARE = 0.005;
 
-/** Has V8 tell a function from the one that it was inlined into, and keeps full
- * collections, which begin by chance, out of the comparison. */
+/** Has V8 tell a function from the one that it was inlined into. The larger old
+ * space keeps full collections out of the comparison, which begin by chance. */
 const FLAGS = [`${OLD_SPACE},--detailed-line-info`];
 
 export const profile: Part = {
@@ -137,9 +137,8 @@ async function profileLarge(step: Step): Promise<Case> {
       " enough of the frame has come: what that copies is in `#move`. Since the" +
       " loop echoes, its payload stands behind its header already and leaves in" +
       " one write; an answer of a handler's does not, and there is no write of" +
-      " two buffers. Both run with a larger first old space: without one, V8" +
-      " collects all of it many times a second as soon as it has begun to," +
-      " which costs as much as all else.",
+      " two buffers. Both run with a larger first old space. Without one, V8" +
+      " begins by chance to collect all of the heap many times a second.",
     columns: [byHand, ours],
   };
 }
@@ -337,10 +336,11 @@ async function measureGround(): Promise<string[]> {
     " last burst stays for as long as a connection is silent.",
     "- A write of several buffers (`writev`). A large payload leaves in two" +
     " writes, or is copied behind its header.",
-    "- A young collection where young buffers have used up what V8 allows. It" +
-    " counts them against the old space, and where little else is held it starts" +
-    " a full collection for every 25 MB of them. The loop by hand shows it in" +
-    " RESULTS.md, with and without a larger first old space.",
+    "- A collection of young objects alone, where the buffers that use up what" +
+    " V8 allows are young. V8 counts buffers against the old space. A process" +
+    " that holds little else has a full collection for some 25 MB of them. The" +
+    " loop by hand shows that in RESULTS.md, with and without a larger first old" +
+    " space.",
     "- Views that cost less: a view takes longer than the copy of what it shows.",
     "",
   ];

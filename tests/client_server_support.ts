@@ -109,7 +109,7 @@ export class ScriptedServer {
       const index = this.peers.length - 1;
       serving.push(
         serve(peer, index).catch((error) => {
-          // It may end in any way, but what a test asserts is to fail it.
+          // A connection may end in any way. What a test asserts may not fail.
           if (error instanceof AssertionError) throw error;
         }).finally(() => peer.conn[Symbol.dispose]()),
       );
